@@ -1,0 +1,1 @@
+"""What the networks are: the latent action model, the joint flow policy, their contract, export and runtimes."""

@@ -1,0 +1,183 @@
+"""Weights -> bundle: two ONNX graphs, the contract and a card.
+
+    python -m alam_models.export --weights runs/policy --out checkpoints/my-policy
+
+`prefix.onnx` runs once per observation, `step.onnx` once per Euler step. A bundle is written only when ONNX Runtime
+gives the same chunk as PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+
+from alam_models.contract import Contract, encode_instruction
+from alam_models.flow_policy import FlowPolicy
+from alam_models.runtime.bundle import FILES, digest
+from alam_models.runtime.onnx import OnnxBackend
+from alam_models.weights import load_policy_weights
+
+OPSET = 20  # TensorRT parses this one; 23 fuses attention in a way it refuses
+SMALLEST_COSINE = 0.9999
+
+
+class PrefixGraph(nn.Module):
+    """Frames as they leave prepare_frame -> keys and values (L, 1, heads, P, D / heads) of all layers."""
+
+    def __init__(self, policy: FlowPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """One (1, h, w, 3) uint8 image per role, then text (1, L) int64 and state (1, S) standardised."""
+        *images, text, state = inputs
+        frames = {
+            role: image.permute(0, 3, 1, 2).float() / 255
+            for role, image in zip(self.policy.config.roles, images, strict=True)
+        }
+        keys_values = self.policy.prefix(frames, text, state)
+        return torch.stack([k for k, _ in keys_values]), torch.stack([v for _, v in keys_values])
+
+
+class StepGraph(nn.Module):
+    """One Euler step's velocities."""
+
+    def __init__(self, policy: FlowPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(
+        self, latents: Tensor, actions: Tensor, tau: Tensor, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return self.policy.velocity(latents, actions, tau, list(zip(keys, values, strict=True)))
+
+
+def export(weights: Path, out: Path, measured: dict[str, Any] | None = None) -> Path:
+    """A transfer output folder -> a bundle at `out`, whole or not at all; `measured` goes into its card.
+
+    Raises ValueError when the weights are not there or the graphs disagree with PyTorch."""
+    policy = load_policy_weights(weights)
+    contract = Contract.load(weights / "contract.yaml")
+    training = yaml.safe_load((weights / "card.yaml").read_text()) if (weights / "card.yaml").is_file() else {}
+    temporary = out.with_name(out.name + ".part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write_graphs(policy, contract, temporary)
+        contract.save(temporary / "contract.yaml")
+        agreement = compare(policy, contract, temporary)
+        card = {
+            "steps": policy.config.steps,
+            "replan": training.pop("replan", max(1, policy.config.horizon // 2)),
+            "tasks": training.pop("tasks", []),
+            "sha256": {name: digest(temporary / name) for name in FILES},
+            "export": {"opset": OPSET, "torch": str(torch.__version__), **agreement},
+            "measured": measured or {},
+            "training": training,
+        }
+        (temporary / "card.yaml").write_text(yaml.safe_dump(card, sort_keys=False, width=120))
+        shutil.rmtree(out, ignore_errors=True)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def write_graphs(policy: FlowPolicy, contract: Contract, folder: Path) -> None:
+    inputs = example(policy, contract)
+    images = [inputs[role] for role in policy.config.roles]
+    keys, values = PrefixGraph(policy)(*images, inputs["text"], inputs["state"])
+    names = [*policy.config.roles, "text", "state"]
+    _write(
+        PrefixGraph(policy), (*images, inputs["text"], inputs["state"]), names, ["keys", "values"], folder / FILES[0]
+    )
+    step = (inputs["latents"], inputs["actions"], torch.tensor([0.5]), keys, values)
+    names = ["latents", "actions", "tau", "keys", "values"]
+    _write(StepGraph(policy), step, names, ["latent_velocity", "action_velocity"], folder / FILES[1])
+
+
+def _write(graph: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str], path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph.eval(),
+            arguments,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def example(policy: FlowPolicy, contract: Contract, seed: int = 0) -> dict[str, Tensor]:
+    """Random inputs of both graphs, batch 1."""
+    random = torch.Generator().manual_seed(seed)
+    config = policy.config
+    assert contract.tokenizer is not None
+    inputs: dict[str, Tensor] = {
+        role: torch.randint(0, 256, (1, size, size, 3), generator=random, dtype=torch.uint8)
+        for role, size in zip(config.roles, config.image_sizes, strict=True)
+    }
+    inputs["text"] = torch.from_numpy(encode_instruction("open the drawer", contract.tokenizer))[None]
+    inputs["state"] = torch.randn(1, config.state_width, generator=random)
+    inputs["latents"] = torch.randn(1, config.horizon, len(config.roles), config.projected_width, generator=random)
+    inputs["actions"] = torch.randn(1, config.horizon, config.action_width, generator=random)
+    return inputs
+
+
+@torch.no_grad()
+def compare(policy: FlowPolicy, contract: Contract, folder: Path) -> dict[str, float]:
+    """Whole chunks, PyTorch against ONNX Runtime -> {"cosine", "action_error"}. Raises ValueError below the bar."""
+    backend = OnnxBackend(folder, contract.roles, threads=1)
+    cosines, errors = [], []
+    for seed in range(4):
+        inputs = example(policy, contract, seed)
+        images = {role: inputs[role] for role in policy.config.roles}
+        frames = {role: image.permute(0, 3, 1, 2).float() / 255 for role, image in images.items()}
+        noise = (inputs["latents"], inputs["actions"])
+        _, wanted = policy.sample(frames, inputs["text"], inputs["state"], *noise)
+        backend.prefix({r: i.numpy() for r, i in images.items()}, inputs["text"].numpy(), inputs["state"].numpy())
+        latents, actions = inputs["latents"].numpy(), inputs["actions"].numpy()
+        for k in range(policy.config.steps):
+            v_latents, v_actions = backend.velocity(latents, actions, 1 - k / policy.config.steps)
+            latents, actions = latents - v_latents / policy.config.steps, actions - v_actions / policy.config.steps
+        a, b = wanted.numpy().ravel(), actions.ravel()
+        cosines.append(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
+        errors.append(float(np.abs(a - b).max()))
+    if not min(cosines) >= SMALLEST_COSINE:
+        raise ValueError(f"export: wanted a cosine of at least {SMALLEST_COSINE} to PyTorch, got {min(cosines):.6f}")
+    return {"cosine": round(min(cosines), 8), "action_error": max(errors)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True, help="output folder of `train.py transfer`")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument("--measured", type=Path, help="JSON of tools/run_tasks.py, copied into the card")
+    arguments = parser.parse_args()
+    try:
+        measured = None
+        if arguments.measured is not None:
+            measured = json.loads(arguments.measured.read_text())
+        out = export(arguments.weights, arguments.out, measured)
+    except (ValueError, OSError) as error:
+        sys.exit(f"export: {error}")
+    size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
+    agreement = yaml.safe_load((out / "card.yaml").read_text())["export"]
+    print(f"bundle at {out}: {size:.1f} MB, cosine to PyTorch {agreement['cosine']:.6f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Opening a bundle: every file there, whole, and of one make."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alam_models.contract import Contract
+from alam_models.runtime.policy import Policy
+
+RUNTIMES = ("onnxruntime",)
+FILES = ("prefix.onnx", "step.onnx", "contract.yaml")
+
+
+def load_policy(bundle: Path | str, runtime: str = "onnxruntime", threads: int = 2, steps: int | None = None) -> Policy:
+    """bundle folder -> policy; threads [1] of the inference library, steps of Eq. 15 (None: the bundle's own).
+
+    Raises ValueError for a missing, damaged or foreign file, an unknown runtime, or one that is not installed."""
+    bundle = Path(bundle)
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime: wanted one of {RUNTIMES}, got {runtime!r}")
+    if threads < 1 or (steps is not None and steps < 1):
+        raise ValueError(f"wanted at least one thread and one step, got threads {threads}, steps {steps}")
+    card = read_card(bundle)
+    for name in FILES:
+        if not (bundle / name).is_file():
+            raise ValueError(f"bundle {bundle}: wanted {name}, got no such file; export it again")
+        got = digest(bundle / name)
+        if got != card["sha256"].get(name):
+            wanted = str(card["sha256"].get(name))[:12]
+            raise ValueError(
+                f"bundle {bundle}: {name}: wanted sha256 {wanted}..., got {got[:12]}...; damaged or foreign"
+            )
+    contract = Contract.load(bundle / "contract.yaml")
+    for field in ("horizon", "latent", "tokenizer", "normalisation"):
+        if getattr(contract, field) is None:
+            raise ValueError(f"bundle {bundle}: contract.yaml: wanted a policy's contract with {field!r}, got none")
+    from alam_models.runtime.onnx import OnnxBackend
+
+    backend = OnnxBackend(bundle, contract.roles, threads)
+    policy_id = f"{bundle.resolve().name}@{card['sha256']['step.onnx'][:8]}"
+    return Policy(backend, contract, policy_id, steps or int(card["steps"]), int(card["replan"]))
+
+
+def read_card(bundle: Path) -> dict[str, Any]:
+    """-> card.yaml as a dict. Raises ValueError when the folder is no bundle."""
+    path = bundle / "card.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"wanted a bundle at {bundle}, got no card.yaml there; make one with python -m alam_models.export"
+        )
+    card = yaml.safe_load(path.read_text())
+    if not isinstance(card, dict) or not {"sha256", "steps", "replan"} <= set(card):
+        raise ValueError(f"{path}: wanted a bundle's card with sha256, steps and replan, got another file")
+    return card
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

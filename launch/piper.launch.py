@@ -1,0 +1,69 @@
+"""The door: the robot that robot:= names, and the policy that drives it.
+
+ros2 launch alam_bringup piper.launch.py robot:=metaworld task:=reach-v3
+"""
+
+from launch import LaunchDescription, actions
+from launch.event_handlers import OnProcessExit
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution, ThisLaunchFileDir
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+SHARE = FindPackageShare("alam_bringup")
+CHECKPOINTS = EnvironmentVariable("ALAM_CHECKPOINTS", default_value=PathJoinSubstitution([SHARE, "checkpoints"]))
+DOMAIN = EnvironmentVariable("ROS_DOMAIN_ID", default_value="0")
+DOMAINS = [str(domain) for domain in (*range(102), *range(215, 233))]  # those whose ports are free on Linux
+RANGE = EnvironmentVariable("ROS_AUTOMATIC_DISCOVERY_RANGE", default_value="LOCALHOST")
+PROFILE = PathJoinSubstitution([SHARE, "config", "fastdds.xml"])
+ROBOT = LaunchConfiguration("robot")
+
+
+def argument(name, default, description, choices=None):
+    return actions.DeclareLaunchArgument(name, default_value=default, description=description, choices=choices)
+
+
+def when_one_ends(event, context):
+    """Every process is needed. Only the policy comes back, unless it says (exit code 2) that its settings are wrong."""
+    comes_back = event.process_name.startswith("policy_node") and event.returncode != 2
+    if context.is_shutdown or comes_back:
+        return None
+    if event.returncode != 0:  # an exception is what makes the exit code of `ros2 launch` 1
+        raise RuntimeError(f"{event.process_name} ended with exit code {event.returncode}")
+    return actions.Shutdown(reason=f"{event.process_name} has finished")
+
+
+def generate_launch_description():
+    texts = {name: ParameterValue(LaunchConfiguration(name), value_type=str) for name in ("bundle", "runtime")}
+    policy = PathJoinSubstitution([SHARE, "config", ROBOT, "policy.yaml"])
+    robot = PythonLaunchDescriptionSource([ThisLaunchFileDir(), "/robot_", ROBOT, ".launch.py"])
+    profile = EnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", default_value=PROFILE)
+    return LaunchDescription(
+        [
+            argument("robot", "metaworld", "who serves the robot interface", ["metaworld"]),
+            argument("task", "reach-v3", "task that /run_task does when its goal names none"),
+            argument("bundle", [CHECKPOINTS, "/", ROBOT, "-mini"], "folder of the exported policy"),
+            argument("mode", "lockstep", "does the world wait for the policy", ["lockstep", "realtime"]),
+            argument("runtime", "onnxruntime", "library that runs the policy", ["onnxruntime"]),
+            argument("video_dir", "", "folder for one mp4 an episode; empty: none"),
+            argument("domain_id", DOMAIN, "ROS domain of every node", DOMAINS),
+            argument("discovery", RANGE, "how far nodes look for others", ["LOCALHOST", "SUBNET", "OFF"]),
+            actions.SetEnvironmentVariable("ROS_DOMAIN_ID", LaunchConfiguration("domain_id")),
+            actions.SetEnvironmentVariable("ROS_AUTOMATIC_DISCOVERY_RANGE", LaunchConfiguration("discovery")),
+            actions.SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile),
+            actions.SetLaunchConfiguration("sigterm_timeout", "2"),  # [s] Ctrl-C ends everything in under 5 s
+            actions.SetLaunchConfiguration("sigkill_timeout", "2"),
+            actions.RegisterEventHandler(OnProcessExit(on_exit=when_one_ends)),
+            actions.IncludeLaunchDescription(robot),
+            Node(
+                package="alam_policy",
+                executable="policy_node",
+                name="policy",
+                parameters=[policy, texts],
+                output="screen",
+                respawn=True,
+                respawn_delay=1.0,
+            ),
+        ]
+    )

@@ -1,0 +1,1 @@
+"""What every node shares: the table of topics, parameter helpers, message conversion, time alignment, diagnostics."""

@@ -1,0 +1,1 @@
+"""Chunk execution and the safety gate: pure logic inside the process that owns the actuator, last before it."""

@@ -1,0 +1,1 @@
+"""Serves an exported policy bundle: observations in, action chunks out."""

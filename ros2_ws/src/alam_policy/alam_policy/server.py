@@ -1,0 +1,130 @@
+"""What the policy node knows: which observation is whole, whether the robot fits, what was answered. Pure: no ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alam_common.alignment import Synchroniser
+from alam_common.diagnostics import ERROR, OK, WARN, Durations, Rate, Status
+from alam_models.contract import Contract, disagreements
+from alam_policy.worker import NewestWins
+
+STATE_STREAM = "state"
+
+
+@dataclass(frozen=True)
+class Proprioception:
+    """state (S,) float64 with what else came in its message."""
+
+    state: np.ndarray
+    instruction: str
+    observation_id: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """chunk: alam_models.runtime.Chunk; robot time [ns] and id of the observation it answers."""
+
+    chunk: Any
+    observation_id: int
+    observation_ns: int
+
+
+class PolicyServer:
+    """Observations in, answers out (on the worker's thread), while active and once the robot's contract fits."""
+
+    def __init__(
+        self,
+        policy: Any,
+        make_observation: Callable[..., Any],
+        seed: int,
+        publish: Callable[[Answer], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """policy, make_observation: of alam_models.runtime; clock: monotonic wall time [s]."""
+        self._policy, self._make_observation, self._seed = (policy, make_observation, seed)
+        self._publish, self._clock = publish, clock
+        self._streams = (*policy.contract.roles, STATE_STREAM)
+        self._align = Synchroniser(self._streams)
+        self._worker = NewestWins(self._answer)
+        self._last: Answer | None = None
+        self.active = False
+        self._fits = False
+        self._error = ""
+        self._observations, self._answers = Rate(), Rate()
+        self._inference = Durations()
+
+    def robot(self, contract_yaml: str) -> str:
+        """The robot has said what it is -> "" when this policy fits it, else a sentence with every difference."""
+        try:
+            robot = Contract.from_yaml(contract_yaml, "/robot/contract")
+        except ValueError as error:
+            return str(error)
+        sentences = disagreements(wanted=self._policy.contract, got=robot)
+        self._fits = not sentences
+        return f"policy {self._policy.id} was made for another robot: {'; '.join(sentences)}" if sentences else ""
+
+    def add(self, stream: str, stamp_ns: int, item: Any) -> None:
+        """stream: a camera role with item (h, w, 3) uint8, or "state" with a Proprioception; stamp: robot time [ns]."""
+        if not (self.active and self._fits):
+            return
+        whole = self._align.add(stream, stamp_ns, item)
+        if whole is not None:
+            self._observations.tick(self._clock())
+            self._worker.offer((whole, stamp_ns))
+
+    def activate(self, active: bool) -> None:
+        self.active = active
+        self._align.clear()
+
+    def stop(self, timeout_s: float = 0.7) -> bool:
+        """-> whether the worker's thread ended in time."""
+        self.active = False
+        return self._worker.stop(timeout_s)
+
+    def status(self, now: float) -> Status:
+        """now: wall time [s] -> what /diagnostics says of this policy."""
+        if not self.active:
+            mode, reason = "inactive", ""
+        elif not self._fits:
+            mode, reason = "waiting", "no contract on /robot/contract yet"
+        else:
+            mode, reason = "serving", self._error
+        level = ERROR if self._error else WARN if mode == "waiting" else OK
+        values = {
+            "mode": mode,
+            "reason": reason,
+            "policy": self._policy.id,
+            "observation_rate_hz": f"{self._observations.rate_hz(now):.1f}",
+            "observation_age_s": f"{self._observations.age_s(now):.2f}",
+            "chunk_rate_hz": f"{self._answers.rate_hz(now):.1f}",
+            "inference_p50_ms": f"{self._inference.percentile_ms(50):.1f}",
+            "inference_p99_ms": f"{self._inference.percentile_ms(99):.1f}",
+            "items_dropped": str(self._align.dropped),
+            "observations_superseded": str(self._worker.superseded),
+        }
+        return Status(level, f"{mode}: {reason}" if reason else mode, values)
+
+    def _answer(self, request: tuple[dict[str, Any], int]) -> None:
+        """On the worker's thread. The same observation again (its answer was lost) gets the same answer again."""
+        whole, stamp_ns = request
+        sensed: Proprioception = whole[STATE_STREAM]
+        last = self._last
+        if last is None or (last.observation_id, last.observation_ns) != (sensed.observation_id, stamp_ns):
+            images = {role: whole[role] for role in self._policy.contract.roles}
+            try:
+                seen = self._make_observation(images, sensed.state, sensed.instruction, sensed.observation_id)
+                chunk = self._policy.infer(seen, self._seed)
+            except Exception as error:  # whatever a bundle does, the node stays and says so; the robot holds meanwhile
+                self._error = f"observation {sensed.observation_id} got no answer: {error}"
+                return
+            self._inference.add(chunk.inference_time_s)
+            self._last = last = Answer(chunk, sensed.observation_id, stamp_ns)
+        self._error = ""
+        self._answers.tick(self._clock())
+        if self.active:
+            self._publish(last)

@@ -1,0 +1,19 @@
+"""Parameters and topics of the policy node."""
+
+from __future__ import annotations
+
+from alam_common.parameters import Parameter
+from alam_common.topics import CHUNK, CONTRACT, DIAGNOSTICS, IMAGES, LATENTS, STATE
+
+PARAMETERS = (
+    Parameter("bundle", "checkpoints/metaworld-mini", "folder of the exported policy to serve", form="path"),
+    Parameter("runtime", "onnxruntime", "library that runs the bundle", choices=("onnxruntime",)),
+    Parameter("threads", 2, "CPU threads of one inference", low=1, high=256),
+    Parameter("steps", 0, "Euler steps from noise to actions; 0: as the bundle says", low=0, high=100),
+    Parameter(
+        "seed", 0, "of the policy's noise; with the observation's id it decides every bit", low=0, high=2**31 - 1
+    ),
+    Parameter("autostart", True, "configure and activate at start; false: wait for lifecycle commands"),
+)
+PUBLISHED = (CHUNK, LATENTS, DIAGNOSTICS)
+SUBSCRIBED = (*IMAGES.values(), STATE, CONTRACT)

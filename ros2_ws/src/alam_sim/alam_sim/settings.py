@@ -1,0 +1,53 @@
+"""Parameters and topics of the MetaWorld node, and what it reads beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alam_common.parameters import Parameter
+from alam_common.topics import CAMERA_INFOS, CHUNK, CLOCK, CONTRACT, DIAGNOSTICS, IMAGES, STATE
+from alam_models.runtime.bundle import read_card
+
+PARAMETERS = (
+    Parameter(
+        "mode",
+        "lockstep",
+        "does the world wait for the policy (deterministic) or run against the wall clock",
+        choices=("lockstep", "realtime"),
+    ),
+    Parameter("task", "reach-v3", "task of a goal that names none", form="name of a MetaWorld task"),
+    Parameter(
+        "replan",
+        0,
+        "actions executed of each chunk in lockstep; 0: as card.yaml beside `contract` says",
+        low=0,
+        high=1000,
+    ),
+    Parameter(
+        "contract",
+        "",
+        "contract.yaml of the bundle that will drive; must agree with this robot",
+        form="path, empty: any",
+    ),
+    Parameter("video_dir", "", "where to write one mp4 an episode", form="path, empty: none"),
+    Parameter(
+        "hold_after", 1.0, "wall time [s] without a chunk after which lockstep reports a hold", low=0.1, high=60.0
+    ),
+    Parameter(
+        "policy_timeout",
+        60.0,
+        "wall time [s] without a usable chunk after which an episode is given up",
+        low=1.0,
+        high=3600.0,
+    ),
+)
+PUBLISHED = (*IMAGES.values(), *CAMERA_INFOS.values(), STATE, CONTRACT, CLOCK, DIAGNOSTICS)
+SUBSCRIBED = (CHUNK,)
+
+
+def bundle_replan(contract: str) -> int:
+    """Path of a bundle's contract.yaml ("": none) -> `replan` of the card beside it; 0 when there is no card.
+
+    Raises ValueError for a card that is not a bundle's."""
+    bundle = Path(contract).parent
+    return int(read_card(bundle)["replan"]) if contract and (bundle / "card.yaml").is_file() else 0

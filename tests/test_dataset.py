@@ -1,0 +1,123 @@
+"""A dataset read back is what was written, to the bit; samplers keep to their laws; bad data is named."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from synthetic import make_dataset, make_episode
+
+from alam_models.contract import Contract, prepare_frame
+from training.data.frames import frame_cache
+from training.data.lerobot import LeRobotDataset
+from training.data.samplers import TripletSampler, chunk_starts, split_episodes
+from training.data.statistics import measure
+from training.data.video import read_video
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data") / "squares")
+
+
+def test_everything_comes_back_to_the_bit(folder: Path) -> None:
+    dataset = LeRobotDataset(folder)
+    assert len(dataset.episodes) == 6 and len(dataset) == 6 * 24
+    for index, row in enumerate(dataset.episodes):
+        episode = make_episode(row["seed"])
+        steps = slice(row["dataset_from_index"], row["dataset_to_index"])
+        assert np.array_equal(dataset.action[steps], episode.action)
+        assert np.array_equal(dataset.state[steps], episode.state.astype(np.float32))
+        assert np.array_equal(dataset.success[steps], episode.success)
+        assert dataset.instruction(index) == episode.instruction
+        for role, frames in episode.frames.items():
+            assert np.array_equal(np.stack(list(dataset.frames(index, role))), frames)
+
+
+def test_cached_frames_are_what_the_policy_would_see(folder: Path) -> None:
+    dataset = LeRobotDataset(folder)
+    camera = dataset.contract.camera("third_person")
+    cache = frame_cache(dataset, "third_person")
+    episode = make_episode(dataset.episodes[2]["seed"])
+    first = dataset.episodes[2]["dataset_from_index"]
+    for step in (0, 23):
+        served = prepare_frame(episode.frames["third_person"][step], camera)  # what alam_models.runtime calls
+        assert np.array_equal(cache[first + step], served)
+    assert frame_cache(dataset, "third_person").shape == cache.shape  # the second call reads the file
+
+
+def test_layout_is_lerobot_v3(folder: Path) -> None:
+    tasks = pq.read_table(folder / "meta" / "tasks.parquet").to_pydict()
+    assert sorted(tasks["__index_level_0__"]) == ["push the square 0", "push the square 1"]
+    episodes = pq.read_table(folder / "meta" / "episodes" / "chunk-000" / "file-000.parquet").to_pylist()
+    key = "videos/observation.images.wrist"
+    assert [row["dataset_from_index"] for row in episodes] == list(range(0, 144, 24))
+    assert episodes[1][f"{key}/from_timestamp"] == pytest.approx(24 / 80)
+    assert (folder / "videos" / "observation.images.wrist" / "chunk-000" / "file-000.mp4").is_file()
+
+
+def test_contract_that_disagrees_with_the_columns_is_refused(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken, ignore=shutil.ignore_patterns("staging", "cache"))
+    contract = Contract.load(broken / "contract.yaml")
+    (broken / "contract.yaml").write_text(contract.to_yaml().replace("name: grip\n", "name: gripper\n"))
+    with pytest.raises(ValueError, match="gripper"):
+        LeRobotDataset(broken)
+    (broken / "meta" / "info.json").unlink()
+    with pytest.raises(ValueError, match=r"info\.json"):
+        LeRobotDataset(broken)
+
+
+def test_truncated_video_is_a_sentence(folder: Path, tmp_path: Path) -> None:
+    video = next((folder / "videos").rglob("*.mp4"))
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(video.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="wanted frames"):
+        list(read_video(cut, 0, 24, 80.0))
+    with pytest.raises(ValueError, match="truncated"):
+        list(read_video(video, 140, 24, 80.0))
+
+
+def test_triplets_stay_in_their_episode_with_uniform_gaps(folder: Path) -> None:
+    dataset = LeRobotDataset(folder)
+    sampler = TripletSampler(dataset, list(range(6)), stride=1, max_gap=4)
+    triplets = sampler.draw(20_000, np.random.default_rng(0))
+    assert (triplets // 24 == triplets[:, :1] // 24).all()
+    gaps = np.diff(triplets, axis=1)
+    for column in gaps.T:
+        counts = Counter(column.tolist())
+        assert set(counts) == {1, 2, 3, 4}
+        expected = len(column) / 4
+        chi_square = sum((n - expected) ** 2 / expected for n in counts.values())
+        assert chi_square < 16.3  # 99.9 % quantile of 3 degrees of freedom
+
+
+def test_chunks_lie_inside_their_episode(folder: Path) -> None:
+    dataset = LeRobotDataset(folder)
+    starts = chunk_starts(dataset, [0, 2], horizon=8)
+    assert (starts // 24 == (starts + 8) // 24).all()
+    assert set((starts // 24).tolist()) == {0, 2}
+    with pytest.raises(ValueError, match="horizon 24"):
+        chunk_starts(dataset, [0], horizon=24)
+
+
+def test_split_is_by_episode_and_reproducible() -> None:
+    training, held_out = split_episodes(100, seed=3)
+    assert len(held_out) == 5 and sorted(training + held_out) == list(range(100))
+    assert split_episodes(100, seed=3) == (training, held_out)
+    assert split_episodes(100, seed=4) != (training, held_out)
+
+
+def test_statistics_stop_on_actions_beyond_the_contract_and_on_dead_latents(folder: Path) -> None:
+    dataset = LeRobotDataset(folder)
+    latents = {role: np.random.default_rng(0).normal(size=(144, 4)).astype(np.float32) for role in ("wrist",)}
+    statistics = measure(dataset, [0, 1], latents)
+    assert statistics.action_mean == pytest.approx(dataset.action[:48].mean(0), abs=1e-5)
+    with pytest.raises(ValueError, match="constant"):
+        measure(dataset, [0, 1], {"wrist": np.zeros((144, 4), np.float32)})
+    dataset.action[7, 2] = 1.5
+    with pytest.raises(ValueError, match="delta_z"):
+        measure(dataset, [0, 1], latents)

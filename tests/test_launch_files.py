@@ -1,0 +1,207 @@
+"""launch/*.py: short, only the public API of ROS 2 Jazzy's launch, every argument explained, and wired as they say."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import signal
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from launch_files.harness import ROOT, Prefix, until
+
+FILES = sorted((ROOT / "launch").glob("*.py"))
+API = yaml.safe_load((Path(__file__).parent / "launch_files/jazzy_api.yaml").read_text())
+STAND_IN = ROOT / "tools/ros2_standin/api"
+CONFIG = ROOT / "ros2_ws/src/alam_bringup/config"
+OPEN = {"task", "bundle", "video_dir"}  # arguments whose values cannot be listed
+
+
+def calls(tree: ast.AST, names: dict[str, str]):
+    """-> (API name, call) of every call of an imported name, or of an attribute of an imported module."""
+    for call in (item for item in ast.walk(tree) if isinstance(item, ast.Call)):
+        if isinstance(call.func, ast.Name) and call.func.id in names:
+            yield names[call.func.id], call
+        elif isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", None) in names:
+            yield call.func.attr, call
+
+
+def imports(tree: ast.AST) -> tuple[set[tuple[str, str]], dict[str, str]]:
+    """-> {(module, name)} that are imported or read from a module, and {name in the file: name in the API}."""
+    pairs, names = set(), {}
+    for item in ast.walk(tree):
+        assert not isinstance(item, ast.Import), f"line {item.lineno}: write `from launch... import ...`"
+        if isinstance(item, ast.ImportFrom):
+            for alias in item.names:
+                pairs.add((item.module, alias.name))
+                names[alias.asname or alias.name] = alias.name
+    modules = {name: f"{module}.{original}" for module, original in pairs for name in names if names[name] == original}
+    for item in ast.walk(tree):
+        if isinstance(item, ast.Attribute) and isinstance(item.value, ast.Name):
+            module = modules.get(item.value.id, "")
+            if module in API["modules"]:
+                pairs.add((module, item.attr))
+    return pairs, names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_short_and_only_the_public_api(path):
+    text = path.read_text()
+    assert len(text.splitlines()) < 70, "a launch file only wires"
+    tree = ast.parse(text)
+    pairs, names = imports(tree)
+    unknown = {f"{module}.{name}" for module, name in pairs if name not in API["modules"].get(module, ())}
+    assert not unknown, f"not in the public API of Jazzy's launch: {unknown}"
+    for name, call in calls(tree, names):
+        wrong = {keyword.arg for keyword in call.keywords} - set(API["keywords"][name])
+        assert not wrong, f"line {call.lineno}: {name} does not take {wrong}"
+
+
+@pytest.mark.parametrize("path", sorted(STAND_IN.glob("*/*.py")), ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_the_stand_in_offers_nothing_that_jazzy_has_not(path):
+    tree = ast.parse(path.read_text())
+    (exported,) = (
+        ast.literal_eval(item.value)
+        for item in tree.body
+        if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name) and item.targets[0].id == "__all__"
+    )
+    module = path.parent.name + ("" if path.stem == "__init__" else f".{path.stem}")
+    there = set(API["modules"][module]) | {name.rpartition(".")[2] for name in API["modules"]}
+    assert set(exported) <= there
+    for item in tree.body:
+        if isinstance(item, ast.ClassDef) and item.name in exported:
+            for method in item.body:
+                if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+                    taken = {argument.arg for argument in method.args.args[1:] + method.args.kwonlyargs}
+                    assert taken <= set(API["keywords"][item.name]), f"{item.name} takes too much"
+
+
+# The real launch files with nodes that only tell what they were given
+
+TELL = """\
+    import json, os, signal, sys, time
+    files = [open(path).read() for path in sys.argv if path.endswith(".yaml")]
+    environment = {name: text for name, text in os.environ.items() if name.startswith(("ROS", "FAST"))}
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(2))
+    os.write(1, ("TOLD " + json.dumps([sys.argv[1:], environment, files]) + "\\n").encode())
+    while True:
+        time.sleep(60)
+    """
+ROBOT, POLICY = "metaworld_node-1", "policy_node-2"
+
+
+@pytest.fixture
+def prefix(tmp_path) -> Iterator[Prefix]:
+    """alam_bringup as it is installed, with stand-ins for the nodes."""
+    with Prefix(tmp_path) as made:
+        for package in ("alam_bringup", "alam_sim", "alam_policy"):
+            made.package(package)
+        share = tmp_path / "share/alam_bringup"
+        (share / "launch").mkdir()
+        for path in FILES:
+            (share / "launch" / path.name).symlink_to(path)
+        (share / "config").symlink_to(CONFIG)
+        made.executable("metaworld_node", TELL, "alam_sim")
+        made.executable("policy_node", TELL, "alam_policy")
+        yield made
+
+
+def door(prefix: Prefix, *arguments: str, **env: str):
+    """Start the door; -> it, and what each node was given: (arguments, environment, parameters)."""
+    running = prefix.start("launch", "alam_bringup", "piper.launch.py", *arguments, **env)
+    told = {}
+    for label in (ROBOT, POLICY):
+        given, environment, files = json.loads(running.line(f"[{label}] TOLD").split("TOLD ", 1)[1])
+        parameters: dict = {}
+        for text in files:
+            parameters |= yaml.safe_load(text)["/**"]["ros__parameters"]
+        told[label] = given, environment, parameters
+    return running, told
+
+
+def test_every_argument_is_explained(prefix):
+    text = prefix.ros2("launch", "alam_bringup", "piper.launch.py", "--show-args").text
+    arguments = re.findall(r"^    '(\w+)':\n        (.+)\n        \(default: (.*)\)$", text, re.MULTILINE)
+    assert {"robot", "task", "bundle", "mode", "runtime", "video_dir"} <= {name for name, _, _ in arguments}
+    assert len(arguments) == text.count("(default: "), "every argument has a default and one line that explains it"
+    for name, description, _ in arguments:
+        assert "no description" not in description
+        assert ("one of: " in description) != (name in OPEN), f"{name}: choices wherever they can be listed"
+
+
+def test_defaults(prefix):
+    running, told = door(prefix)
+    share = prefix.folder / "share/alam_bringup"
+    bundle = str(share / "checkpoints/metaworld-mini")
+    arguments, _, parameters = told[POLICY]
+    assert arguments[:3] == ["--ros-args", "-r", "__node:=policy"]
+    assert parameters == {"bundle": bundle, "runtime": "onnxruntime", "use_sim_time": True}
+    arguments, environment, parameters = told[ROBOT]
+    assert arguments[:3] == ["--ros-args", "-r", "__node:=metaworld"]
+    wanted = {"task": "reach-v3", "mode": "lockstep", "video_dir": "", "contract": f"{bundle}/contract.yaml"}
+    assert parameters == {**wanted, "use_sim_time": False}
+    assert environment["ROS_DOMAIN_ID"] == "0" and environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    assert environment["FASTRTPS_DEFAULT_PROFILES_FILE"] == str(share / "config/fastdds.xml")
+    assert running.interrupt() == 0
+
+
+def test_arguments_and_the_users_own_environment_win(prefix):
+    own = {
+        "ROS_DOMAIN_ID": "7",
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET",
+        "FASTRTPS_DEFAULT_PROFILES_FILE": "/mine.xml",
+    }
+    given = ["task:=push-v3", "mode:=realtime", "video_dir:=1", "domain_id:=9"]
+    running, told = door(prefix, *given, ALAM_CHECKPOINTS="/weights", **own)
+    _, environment, parameters = told[ROBOT]
+    assert (parameters["task"], parameters["mode"], parameters["video_dir"]) == ("push-v3", "realtime", "1")
+    assert parameters["contract"] == "/weights/metaworld-mini/contract.yaml"
+    assert {name: environment[name] for name in own} == {**own, "ROS_DOMAIN_ID": "9"}
+    running.interrupt()
+
+
+@pytest.mark.parametrize(
+    ("argument", "part"),
+    [("robot:=libero", "metaworld"), ("mode:=fast", "realtime"), ("domain_id:=500", "0-101, 215-232")],
+)
+def test_wrong_values(prefix, argument, part):
+    running = prefix.ros2("launch", "alam_bringup", "piper.launch.py", argument)
+    assert running.process.returncode == 1 and len(running.lines) == 1 and part in running.text
+
+
+def test_a_killed_policy_comes_back(prefix):
+    running, _ = door(prefix)
+    os.kill(running.pid_of(POLICY), signal.SIGKILL)
+    until(lambda: running.text.count(f"[{POLICY}] TOLD") == 2, "the policy's second life")
+    assert running.interrupt() == 0 and running.text.count(f"[{ROBOT}] TOLD") == 1
+
+
+@pytest.mark.parametrize(
+    ("label", "number", "code"), [(POLICY, signal.SIGUSR1, 1), (ROBOT, signal.SIGKILL, 1), (ROBOT, signal.SIGINT, 0)]
+)
+def test_what_ends_the_launch(prefix, label, number, code):
+    """A policy that refuses its settings (exit code 2), and any end of the robot."""
+    running, _ = door(prefix)
+    os.kill(running.pid_of(label), number)
+    assert running.end() == code
+    assert running.text.count("process started") == 2
+
+
+def test_fast_dds_profile_holds_camera_images():
+    root = ElementTree.parse(CONFIG / "fastdds.xml").getroot()
+    space = {"dds": "http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"}
+    transports = {
+        item.findtext("dds:transport_id", "", space): item
+        for item in root.iterfind(".//dds:transport_descriptor", space)
+    }
+    used = [item.text for item in root.iterfind(".//dds:userTransports/dds:transport_id", space)]
+    assert sorted(used) == sorted(transports)
+    kinds = {item.findtext("dds:type", "", space): item for item in transports.values()}
+    assert set(kinds) == {"SHM", "UDPv4"}
+    assert int(kinds["SHM"].findtext("dds:segment_size", "0", space)) >= 4 * 2 * 640 * 480 * 3

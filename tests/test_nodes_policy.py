@@ -1,0 +1,134 @@
+"""The policy node's logic without ROS: newest wins, contract first, the same question gets the same answer."""
+
+import threading
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from fake_world import FakePolicy
+
+from alam_policy.server import PolicyServer, Proprioception
+from alam_policy.worker import NewestWins
+from alam_sim.metaworld_env import metaworld_contract
+
+WAIT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    images: Any
+    state: Any
+    instruction: str
+    id: int
+
+
+class Answers:
+    """Collects answers and waits for them."""
+
+    def __init__(self):
+        self.all = []
+        self._new = threading.Condition()
+
+    def __call__(self, answer):
+        with self._new:
+            self.all.append(answer)
+            self._new.notify()
+
+    def wait(self, count):
+        with self._new:
+            assert self._new.wait_for(lambda: len(self.all) >= count, WAIT_S)
+            return self.all
+
+
+def serve(policy=None):
+    answers = Answers()
+    server = PolicyServer(policy or FakePolicy(), Seen, 0, answers, lambda: 1.0)
+    server.activate(True)
+    return server, answers
+
+
+def observe(server, number, stamp_ns):
+    for role in ("third_person", "wrist"):
+        server.add(role, stamp_ns, np.zeros((128, 128, 3), np.uint8))
+    server.add("state", stamp_ns, Proprioception(np.zeros(4), "do it", number))
+
+
+def test_an_observation_is_answered_once_the_robot_is_known():
+    server, answers = serve()
+    observe(server, 1, 10)
+    assert server.status(1.0).message == "waiting: no contract on /robot/contract yet"
+    assert server.robot(metaworld_contract().to_yaml()) == ""
+    observe(server, 2, 20)
+    answer = answers.wait(1)[0]
+    assert (answer.observation_id, answer.observation_ns) == (2, 20)
+    assert server.status(1.0).message == "serving"
+    assert server.stop()
+
+
+def test_the_same_observation_again_gets_the_same_answer_without_new_work():
+    policy = FakePolicy()
+    server, answers = serve(policy)
+    server.robot(metaworld_contract().to_yaml())
+    observe(server, 2, 20)
+    answers.wait(1)
+    observe(server, 2, 20)
+    first, second = answers.wait(2)
+    assert first is second
+    assert policy.asked == [2]
+    assert server.stop()
+
+
+def test_another_robot_is_named_with_every_difference():
+    server, _ = serve()
+    other = replace(metaworld_contract(), robot="piper", control_rate_hz=30.0)
+    sentence = server.robot(other.to_yaml())
+    assert "wanted 'metaworld', got 'piper'" in sentence
+    assert "wanted 80.0, got 30.0" in sentence
+    assert "/robot/contract" in server.robot("nonsense: [")
+    assert server.stop()
+
+
+def test_a_failing_inference_is_reported_and_the_next_one_is_answered():
+    class Fails(FakePolicy):
+        def infer(self, observation, seed=0):
+            if observation.id == 1:
+                raise ValueError("wanted finite state")
+            return super().infer(observation, seed)
+
+    server, answers = serve(Fails())
+    server.robot(metaworld_contract().to_yaml())
+    observe(server, 1, 10)
+    until(lambda: "observation 1 got no answer: wanted finite state" in server.status(1.0).message)
+    observe(server, 2, 20)
+    answers.wait(1)
+    assert server.status(1.0).message == "serving"
+    assert server.stop()
+
+
+def test_newest_wins_and_stop_is_prompt():
+    begun, go, done = threading.Event(), threading.Event(), []
+
+    def work(request):
+        begun.set()
+        assert go.wait(WAIT_S)
+        done.append(request)
+
+    worker = NewestWins(work)
+    worker.offer(1)
+    assert begun.wait(WAIT_S)
+    for request in (2, 3, 4):
+        worker.offer(request)
+    assert not worker.stop(0.0)
+    go.set()
+    assert worker.stop(WAIT_S)
+    assert done == [1]
+    assert worker.superseded == 2
+
+
+def until(condition):
+    waiting = threading.Event()
+    for _ in range(int(WAIT_S / 0.01)):
+        if condition():
+            return
+        waiting.wait(0.01)
+    raise AssertionError("condition did not come true")

@@ -1,0 +1,199 @@
+"""Both stages on a toy dataset: interrupted and resumed equals uninterrupted to the bit; refusals; export; serving."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from synthetic import make_dataset
+from tiny_bundle import make_tiny_bundle
+
+from alam_models.export import export
+from alam_models.flow_policy import FlowPolicyConfig
+from alam_models.latent_action import ALAMConfig, LossWeights
+from alam_models.runtime import Observation, load_policy
+from training.settings import PretrainConfig, TransferConfig
+from training.train import pretrain, shifted, to_frames, transfer
+
+ROOT = Path(__file__).resolve().parent.parent
+ALAM_SIZE = ALAMConfig(
+    image_size=32, width=32, heads=2, depth=1, queries=2, latent_width=4, standardise=True, weights=LossWeights(perc=0)
+)
+POLICY_SIZE = FlowPolicyConfig(width=32, heads=2, depth=1, projected_width=8, horizon=4)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data") / "squares")
+
+
+@pytest.fixture(scope="module")
+def encoder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alam") / "run"
+    pretrain(pretrain_config(data, out))
+    return out
+
+
+def pretrain_config(data: Path, out: Path) -> PretrainConfig:
+    return PretrainConfig(
+        data=data, out=out, model=ALAM_SIZE, max_gap=4, steps=6, batch=4, warm_up=2, log_every=2, save_every=3
+    )
+
+
+def transfer_config(data: Path, encoder: Path, out: Path) -> TransferConfig:
+    return TransferConfig(
+        data=data, encoder=encoder, out=out, model=POLICY_SIZE, steps=6, batch=4, warm_up=2, log_every=2, save_every=3
+    )
+
+
+class Stop(Exception):
+    """Stands for a Ctrl-C."""
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """The training loop breaks off once `steps` optimiser steps have begun."""
+    import training.train as module
+
+    original, count = module.optimise, iter(range(1000))
+
+    def optimise(*arguments: object) -> None:
+        if next(count) == steps:
+            raise Stop
+        original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "optimise", optimise)
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    one, two = load_file(first), load_file(second)
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_pretrain_resumes_to_the_bit(
+    data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        interrupt_after(patch, 4)
+        pretrain(pretrain_config(data, out))
+    assert (out / "step-00000003").is_dir() and not (out / "alam.safetensors").exists()
+    pretrain(pretrain_config(data, out))
+    assert same_weights(encoder / "alam.safetensors", out / "alam.safetensors")
+
+
+def test_transfer_resumes_to_the_bit_exports_and_serves(
+    data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    transfer(transfer_config(data, encoder, whole))
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        interrupt_after(patch, 5)
+        transfer(transfer_config(data, encoder, broken))
+    transfer(transfer_config(data, encoder, broken))
+    assert same_weights(whole / "policy.safetensors", broken / "policy.safetensors")
+
+    bundle = export(whole, tmp_path / "bundle")
+    policy = load_policy(bundle)
+    assert policy.contract.horizon == 4
+    black = {role: np.zeros((128, 128, 3), np.uint8) for role in policy.contract.roles}
+    chunk = policy.infer(Observation(black, np.zeros(4), "push the square 0", 5))
+    assert chunk.actions.shape == (4, 4) and chunk.latents.shape == (4, 2, 8)
+
+
+def test_another_size_does_not_resume(data: Path, encoder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(encoder, out)
+    config = pretrain_config(data, out)
+    with pytest.raises(ValueError, match="do not fit"):
+        pretrain(replace(config, model=replace(ALAM_SIZE, width=64)))
+
+
+def test_nothing_pickled_is_written(encoder: Path) -> None:
+    kinds = {path.suffix for path in encoder.rglob("*") if path.is_file() and "logs" not in path.parts}
+    assert kinds == {".safetensors", ".json", ".yaml"}
+
+
+def test_nan_stops_the_training(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import training.train as module
+
+    monkeypatch.setattr(module, "to_frames", lambda *a: to_frames(*a) * torch.nan)
+    with pytest.raises(ValueError, match="loss became nan at step 0"):
+        pretrain(pretrain_config(data, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["pretrain", "--data", "/nowhere", "--out", "x"], "/nowhere"),
+        (["pretrain", "--data", "x", "--out", "x", "--stepps", "3"], "stepps"),
+        (["pretrain", "--config", "huge", "--data", "x", "--out", "x"], "mini"),
+        (["fine-tune"], "pretrain"),
+        (["transfer", "--data", "x", "--out", "x"], "encoder"),
+    ],
+)
+def test_bad_commands_are_refused_without_a_traceback(options: list[str], said: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "training" / "train.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode != 0
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_shift_moves_and_repeats_edges() -> None:
+    images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    assert np.array_equal(shifted(images, 0, np.random.default_rng(0)), images)
+    moved = shifted(np.repeat(images, 50, 0), 1, np.random.default_rng(0))
+    assert any(np.array_equal(m, images[0]) for m in moved)
+    assert any(np.array_equal(m[:-1], images[0][1:]) and np.array_equal(m[-1], images[0][-1]) for m in moved)
+
+
+def test_runtime_agrees_with_itself_and_refuses_rubbish(tmp_path: Path) -> None:
+    bundle = make_tiny_bundle(tmp_path)
+    policy = load_policy(bundle)
+    random = np.random.default_rng(0)
+    images = {role: random.integers(0, 256, (128, 128, 3), dtype=np.uint8) for role in policy.contract.roles}
+    observation = Observation(images, np.array([0.0, 0.6, 0.2, 1.0]), "reach the red goal", 7)
+    first, again = policy.infer(observation, 3), load_policy(bundle).infer(observation, 3)
+    assert np.array_equal(first.actions, again.actions) and np.array_equal(first.latents, again.latents)
+    assert not np.array_equal(first.actions, policy.infer(observation, 4).actions)
+    assert not np.array_equal(first.actions, policy.infer(replace(observation, id=8), 3).actions)
+    assert (np.abs(first.actions) <= 1).all()
+
+    for broken, said in [
+        (replace(observation, images={"wrist": images["wrist"]}), "third_person"),
+        (replace(observation, images={r: i[:64] for r, i in images.items()}), "frame"),
+        (replace(observation, state=np.array([0, np.nan, 0, 0])), "finite"),
+        (replace(observation, state=np.zeros(7)), "hand_x"),
+        (replace(observation, instruction=""), "instruction"),
+        (replace(observation, instruction="x" * 100), "48 bytes"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            policy.infer(broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("step.onnx", lambda p: p.write_bytes(p.read_bytes()[:1000]), "sha256"),
+        ("prefix.onnx", lambda p: p.unlink(), "no such file"),
+        ("contract.yaml", lambda p: p.write_text("robot: x"), "sha256"),
+        ("card.yaml", lambda p: p.unlink(), r"card\.yaml"),
+        ("card.yaml", lambda p: p.write_text("a: 1"), "card"),
+    ],
+)
+def test_damaged_bundles_are_named(name: str, damage, said: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    bundle = make_tiny_bundle(tmp_path)
+    damage(bundle / name)
+    with pytest.raises(ValueError, match=said):
+        load_policy(bundle)
+
+
+def test_unknown_runtime_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="onnxruntime"):
+        load_policy(tmp_path, runtime="abacus")

@@ -1,0 +1,29 @@
+"""`mini`: trains on two CPU cores in about an hour; the shipped checkpoint.
+
+Where it leaves the paper: LOG.md tells what happens at this size without."""
+
+from alam_models.flow_policy import FlowPolicyConfig, FlowWeights
+from alam_models.latent_action import ALAMConfig, LossWeights
+from training.settings import PretrainConfig, TransferConfig
+
+PRETRAIN = PretrainConfig(
+    model=ALAMConfig(
+        standardise=True,
+        fade_in=500,
+        source_skip=True,
+        # LPIPS is off by name: its backbone is a download, and at 64 px it costs more than everything else together.
+        # Standardised latents make the other three terms of order 1 beside a pixel error of order 0.01.
+        weights=LossWeights(rec=1.0, perc=0.0, add=0.03, rev=0.03, vq=0.03),
+    ),
+    learning_rate=1e-3,
+    steps=2000,
+)
+
+# Trained from scratch, so the learning rate is far above that of the paper, which fine-tunes pi0. The latents' share of
+# the loss is lower than the paper's: at this width they would take capacity from the actions.
+TRANSFER = TransferConfig(
+    model=FlowPolicyConfig(weights=FlowWeights(third_person=0.25, wrist=0.25, action=1.0)),
+    learning_rate=1e-3,
+    steps=2400,
+    draws=2,
+)

@@ -1,0 +1,1 @@
+"""Datasets: writing and reading LeRobot v3, frame cache, samplers."""

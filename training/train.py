@@ -1,0 +1,299 @@
+"""Trains the latent action model and the policy.
+
+    python training/train.py pretrain --config mini --data data/metaworld-mini --out runs/alam
+    python training/train.py transfer --config mini --data data/metaworld-mini --encoder runs/alam --out runs/policy
+
+Every field of training/settings.py is an option; `pretrain --help` and `transfer --help` list them. Both stages log
+to TensorBoard under --out and go on where they were stopped."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+import yaml
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from alam_models.contract import Latent, Tokenizer, encode_instruction, policy_contract, standardise
+from alam_models.flow_policy import FlowPolicy
+from alam_models.latent_action import ALAM, resize
+from alam_models.lpips import PerceptualDistance
+from alam_models.weights import load_encoder, save_weights
+from training.checkpoint import resume, save_checkpoint
+from training.configs import PRETRAIN, TRANSFER
+from training.data.frames import frame_cache
+from training.data.lerobot import LeRobotDataset
+from training.data.samplers import TripletSampler, chunk_starts, split_episodes
+from training.data.statistics import measure
+from training.data.transitions import transition_cache
+from training.provenance import provenance
+from training.settings import PretrainConfig, TransferConfig
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """ALAM from the frames alone (paper, Sec. 3.2). -> out/alam.safetensors, alam.yaml, card.yaml."""
+    dataset = LeRobotDataset(config.data)
+    training, held_out = split_episodes(len(dataset.episodes), config.seed)
+    roles = dataset.contract.roles
+    frames = {role: frame_cache(dataset, role) for role in roles}
+    sampler = TripletSampler(dataset, training, config.stride, config.max_gap)
+    held_out_sampler = TripletSampler(dataset, held_out or training, config.stride, config.max_gap)
+
+    torch.manual_seed(config.seed)
+    generator = np.random.default_rng(config.seed)
+    perceptual = PerceptualDistance(config.backbone) if config.model.weights.perc else None
+    model = ALAM(config.model, perceptual)
+    optimiser = make_optimiser(model, config)
+    writer = SummaryWriter(str(config.out / "logs"))
+    first = resume(config.out, model, optimiser, generator)
+    scores: dict[str, float] = {}
+
+    def batch(source: TripletSampler, size: int, random: np.random.Generator) -> Tensor:
+        """-> (size, 3, 3, h, w) in [0, 1]; each view gives its share."""
+        parts = [
+            to_frames(frames[role][source.draw(n, random)], config.model.grid * config.model.patch)
+            for role, n in zip(roles, split(size, len(roles)), strict=True)
+        ]
+        return torch.cat(parts)
+
+    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", desc="pretrain")
+    for step in bar:
+        terms = model(batch(sampler, config.batch, generator))
+        check_finite(terms["total"], step, config.out)
+        optimise(optimiser, model, terms["total"], learning_rate(config, step), config.clip)
+
+        done = step + 1
+        if done % config.log_every == 0:
+            log(writer, "train", terms, done)
+            writer.add_scalar("train/codes_used", terms["codes"].unique().numel(), done)
+            bar.set_postfix(rec=f"{terms['rec'].item():.4f}", add=f"{terms['relative_add'].item():.2f}")
+        if done % config.save_every == 0 or done == config.steps:
+            model.eval()
+            with torch.no_grad():
+                terms = model(batch(held_out_sampler, 64, np.random.default_rng(config.seed)))
+            model.train()
+            scores = log(writer, "held_out", terms, done)
+            # Rows: source b's and c's targets over their reconstructions, for eight triplets.
+            rows = [terms["target"][0], terms["prediction"][0], terms["target"][2], terms["prediction"][2]]
+            writer.add_image("held_out/reconstruction", torch.cat([torch.cat(list(r[:8]), 2) for r in rows], 1), done)
+            save_checkpoint(config.out, done, model, optimiser, generator)
+    save_weights(
+        config.out, "alam", {k: v for k, v in model.state_dict().items() if "perceptual" not in k}, config.model
+    )
+    write_card(config.out, config, dataset, {"held_out": scores})
+    print(f"encoder at {config.out}; held-out: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+
+
+def transfer(config: TransferConfig) -> None:
+    """The joint policy (paper, Sec. 3.3). -> out/policy.safetensors, policy.yaml, contract.yaml, card.yaml."""
+    dataset = LeRobotDataset(config.data)
+    training, held_out = split_episodes(len(dataset.episodes), config.seed)
+    horizon = config.model.horizon
+    starts = chunk_starts(dataset, training, horizon)
+    held_out_starts = chunk_starts(dataset, held_out or training, horizon)
+
+    encoder = load_encoder(config.encoder)
+    roles = dataset.contract.roles
+    frames = {role: frame_cache(dataset, role) for role in roles}
+    latents = {role: transition_cache(dataset, role, frames[role], encoder) for role in roles}
+    normalisation = measure(dataset, training, latents)
+    tokenizer = Tokenizer("bytes", config.model.text_length)
+    latent = Latent(encoder.config.queries, encoder.config.latent_width)
+    contract = policy_contract(dataset.contract, horizon, latent, tokenizer, normalisation)
+    model_config = replace(
+        config.model,
+        roles=roles,
+        image_sizes=tuple(camera.width for camera in contract.cameras),
+        state_width=len(contract.state),
+        action_width=len(contract.action),
+        latent_width=latent.queries * latent.width,
+    )
+    config = replace(config, model=model_config)
+
+    state = standardise(dataset.state, normalisation.state_mean, normalisation.state_std)
+    action = standardise(dataset.action, normalisation.action_mean, normalisation.action_std)
+    latent_mean, latent_std = normalisation.latent_mean, normalisation.latent_std
+    targets = np.stack([standardise(latents[r], latent_mean[r], latent_std[r]) for r in roles], 1)  # (N, V, Q*Z)
+    tokens = np.stack([encode_instruction(dataset.instruction(i), tokenizer) for i in range(len(dataset.episodes))])
+    episode_of = np.repeat(np.arange(len(dataset.episodes)), [row["length"] for row in dataset.episodes])
+
+    torch.manual_seed(config.seed)
+    generator = np.random.default_rng(config.seed)
+    model = FlowPolicy(config.model)
+    optimiser = make_optimiser(model, config)
+    average = {name: value.clone() for name, value in model.state_dict().items()}
+    writer = SummaryWriter(str(config.out / "logs"))
+    first = resume(config.out, model, optimiser, generator, average)
+    contract.save(config.out / "contract.yaml")
+    scores: dict[str, float] = {}
+
+    def batch(start: np.ndarray, shift: int) -> dict[str, Any]:
+        """Steps (B,) -> the arguments of FlowPolicy.loss."""
+        chunk = start[:, None] + np.arange(horizon)
+        images = {role: shifted(frames[role][start], shift, generator) for role in roles}
+        return {
+            "images": {role: to_frames(image) for role, image in images.items()},
+            "text": torch.from_numpy(tokens[episode_of[start]]),
+            "state": torch.from_numpy(state[start]),
+            "latents": torch.from_numpy(targets[chunk]),
+            "actions": torch.from_numpy(action[chunk]),
+        }
+
+    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", desc="transfer")
+    for step in bar:
+        terms = model.loss(**batch(generator.choice(starts, config.batch), config.shift), draws=config.draws)
+        check_finite(terms["total"], step, config.out)
+        optimise(optimiser, model, terms["total"], learning_rate(config, step), config.clip)
+        decay = min(config.ema, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            average[name].lerp_(value, 1 - decay)
+
+        done = step + 1
+        if done % config.log_every == 0:
+            log(writer, "train", terms, done)
+            bar.set_postfix(action=f"{terms['action'].item():.3f}", total=f"{terms['total'].item():.3f}")
+        if done % config.save_every == 0 or done == config.steps:
+            starts_now = np.random.default_rng(config.seed).choice(held_out_starts, 256)
+            scores = score(config.model, average, batch(starts_now, 0), config.seed)
+            log(writer, "held_out", scores, done)
+            bar.write(f"step {done}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+            save_checkpoint(config.out, done, model, optimiser, generator, average)
+            save_weights(config.out, "policy", average, config.model)
+    seeds = sorted({row["seed"] for row in dataset.episodes if "seed" in row})
+    sources = sorted({row["source"] for row in dataset.episodes if "source" in row})
+    record = {"held_out": scores, "tasks": sources, "training_seeds": [min(seeds, default=0), max(seeds, default=0)]}
+    write_card(config.out, config, dataset, {**record, "replan": config.replan})
+    print(f"policy at {config.out}; held-out: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+
+
+@torch.no_grad()
+def score(config: Any, weights: dict[str, Tensor], batch: dict[str, Any], seed: int) -> dict[str, float]:
+    """Losses of the averaged weights, and the mean absolute error of sampled first actions (in standard deviations)."""
+    model = FlowPolicy(config)
+    model.load_state_dict(weights)
+    model.eval()
+    random = torch.Generator().manual_seed(seed)
+    terms = {k: v.item() for k, v in model.loss(**batch, generator=random).items()}
+    size, views = len(batch["state"]), len(config.roles)
+    noise_latents = torch.randn(size, config.horizon, views, config.projected_width, generator=random)
+    noise_actions = torch.randn(size, config.horizon, config.action_width, generator=random)
+    _, actions = model.sample(batch["images"], batch["text"], batch["state"], noise_latents, noise_actions)
+    return {**terms, "action_error": (actions - batch["actions"]).abs().mean().item()}
+
+
+def to_frames(images: np.ndarray, size: int | None = None) -> Tensor:
+    """(..., h, w, 3) uint8 -> (..., 3, h, w) float32 in [0, 1], resized to size x size [px] where given."""
+    frames = torch.from_numpy(np.array(images)).movedim(-1, -3).float() / 255  # a copy: memory maps are read-only
+    if size is not None and frames.shape[-1] != size:
+        frames = resize(frames.flatten(0, -4), size).view(*frames.shape[:-2], size, size)
+    return frames
+
+
+def shifted(images: np.ndarray, largest: int, generator: np.random.Generator) -> np.ndarray:
+    """(B, h, w, 3) -> the same, each moved by up to `largest` px in both directions, edges repeated."""
+    if largest == 0:
+        return images
+    batch, height, width = images.shape[:3]
+    dy, dx = generator.integers(-largest, largest + 1, (2, batch, 1))
+    rows = np.clip(np.arange(height) + dy, 0, height - 1)
+    columns = np.clip(np.arange(width) + dx, 0, width - 1)
+    return images[np.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def split(total: int, parts: int) -> list[int]:
+    """7, 2 -> [4, 3]."""
+    return [total // parts + (i < total % parts) for i in range(parts)]
+
+
+def make_optimiser(model: torch.nn.Module, config: PretrainConfig | TransferConfig) -> torch.optim.AdamW:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        parameters, config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
+    )
+
+
+def learning_rate(config: PretrainConfig | TransferConfig, step: int) -> float:
+    """Linear warm-up, cosine to zero."""
+    if step < config.warm_up:
+        return config.learning_rate * (step + 1) / config.warm_up
+    progress = (step - config.warm_up) / max(1, config.steps - config.warm_up)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def optimise(optimiser: torch.optim.Optimizer, model: torch.nn.Module, loss: Tensor, rate: float, clip: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimiser.step()
+
+
+def check_finite(loss: Tensor, step: int, out: Path) -> None:
+    if not torch.isfinite(loss):
+        raise ValueError(f"loss became {loss.item()} at step {step}; the last good checkpoint is in {out}")
+
+
+def log(writer: SummaryWriter, group: str, terms: dict[str, Any], step: int) -> dict[str, float]:
+    """Scalars of `terms` -> TensorBoard; -> the same as floats."""
+    scalars = {
+        k: v.item() if isinstance(v, Tensor) else float(v)
+        for k, v in terms.items()
+        if not isinstance(v, Tensor) or v.dim() == 0
+    }
+    for name, value in scalars.items():
+        writer.add_scalar(f"{group}/{name}", value, step)
+    return scalars
+
+
+def write_card(
+    out: Path, config: PretrainConfig | TransferConfig, dataset: LeRobotDataset, extra: dict[str, Any]
+) -> None:
+    """out/card.yaml: what made these weights."""
+    settings = yaml.safe_load(yaml.safe_dump(_plain(asdict(config))))
+    data = {"frames": len(dataset), "episodes": len(dataset.episodes), "fps": dataset.fps}
+    card = {**provenance(), "settings": settings, "data": data, **_plain(extra)}
+    (out / "card.yaml").write_text(yaml.safe_dump(card, sort_keys=False))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples -> lists, folders -> their last name, for YAML."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value.name if isinstance(value, Path) else value
+
+
+def main() -> None:
+    stages: dict[str, tuple[dict[str, Any], Any]] = {"pretrain": (PRETRAIN, pretrain), "transfer": (TRANSFER, transfer)}
+    if len(sys.argv) < 2 or sys.argv[1] not in stages:
+        print(__doc__)
+        sys.exit(0 if sys.argv[1:2] in (["--help"], ["-h"]) else f"train: wanted one of {list(stages)}")
+    configs, run = stages[sys.argv[1]]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", choices=sorted(configs), default="mini")
+    chosen, rest = parser.parse_known_args(sys.argv[2:])
+    default = configs[chosen.config]
+    try:
+        config = tyro.cli(
+            type(default), default=default, args=rest, prog=f"train.py {sys.argv[1]} --config {chosen.config}"
+        )
+        run(config)
+    except ValueError as error:
+        sys.exit(f"train: {error}")
+    except KeyboardInterrupt:
+        sys.exit("train: stopped; the same command goes on from the last checkpoint")
+
+
+if __name__ == "__main__":
+    main()
