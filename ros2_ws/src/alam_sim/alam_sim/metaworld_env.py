@@ -70,6 +70,7 @@ class MetaWorldEnv:
         model = self._env.model
         corner2 = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, _CAMERAS["third_person"])
         model.cam_pos[corner2] = THIRD_PERSON_POSITION
+        mujoco.Renderer._gl_context = mujoco.Renderer._mjr_context = None  # its __del__ misses them after a failure
         try:
             self._renderer = mujoco.Renderer(model, FRAME_SIZE, FRAME_SIZE)
         except Exception as error:
@@ -81,7 +82,6 @@ class MetaWorldEnv:
     def reset(self, seed: int) -> None:
         """The same seed gives the same episode to the bit, in any process."""
         self._env.seed(int(seed))
-        # MetaWorld opens a new task at every reset; nothing carries over but the physics' warm start.
         self._observation = self._env.reset()[0]
         self._mujoco.mj_forward(self._env.model, self._env.data)
         self.steps = 0
