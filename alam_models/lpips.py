@@ -34,7 +34,7 @@ class PerceptualDistance(nn.Module):
                 f"LPIPS: wanted the {backbone} backbone at {path}, got no such file; put it there, "
                 "or switch the term off with --model.weights.perc 0"
             )
-        _define_torchvision_operators()
+        define_torchvision_operators()
         import lpips
 
         self.distance = lpips.LPIPS(net=backbone, verbose=False).eval().requires_grad_(False)
@@ -48,7 +48,7 @@ class PerceptualDistance(nn.Module):
         return super().train(False)
 
 
-def _define_torchvision_operators() -> None:
+def define_torchvision_operators() -> None:
     """torchvision's wheel for CUDA fails to import beside a CPU build of torch unless its two operators exist."""
     if _operators or torch.cuda.is_available():
         return

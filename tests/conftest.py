@@ -39,6 +39,7 @@ def claim_domain(folder: Path, first: int) -> tuple[int, IO[bytes]]:
 _domain, _held = claim_domain(Path(tempfile.gettempdir()), os.getpid())
 os.environ["ROS_DOMAIN_ID"] = str(_domain)
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from more, and a loaded machine loses much
 
 
 def _missing(modules: Iterable[str]) -> str:
@@ -85,3 +86,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 reasons[marker] = UNMET[marker]()
             if reasons[marker]:
                 item.add_marker(pytest.mark.skip(reason=reasons[marker]))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of random weights, exported once."""
+    from tiny_bundle import make_tiny_bundle
+
+    return make_tiny_bundle(tmp_path_factory.mktemp("tiny"))

@@ -13,6 +13,7 @@ from alam_sim.metaworld_env import TASKS, MetaWorldEnv, metaworld_contract
 from alam_sim.metaworld_tasks import INSTRUCTIONS, check_task, tier
 from training.collect import CollectConfig, expert_action, parse_tasks, run_episode
 from training.data.lerobot import LeRobotDataset
+from training.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -147,3 +148,15 @@ def test_every_task_opens_renders_and_steps(task: str) -> None:
         assert frames["third_person"].std() > 10 and frames["wrist"].std() > 5
     finally:
         world.close()
+
+
+@pytest.mark.sim
+def test_evaluation_counts_every_seed_and_gives_the_same_twice(tiny_bundle: Path) -> None:
+    def attempts() -> list[tuple[int, int, bool]]:
+        found = evaluate(tiny_bundle, ["reach-v3"], range(20000, 20003), 2, 8, None, 0)
+        return [(a.seed, a.steps, a.success) for a in found]
+
+    first = attempts()
+    assert [seed for seed, _, _ in first] == [20000, 20001, 20002]
+    assert all(steps == 8 or success for _, steps, success in first)
+    assert attempts() == first

@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402
 from alam_msgs.msg import ActionChunk  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
-from tiny_bundle import TASKS, tiny_bundle  # noqa: E402, F401
+from tiny_bundle import TASKS  # noqa: E402
 
 from alam_common import topics  # noqa: E402
 from alam_common.base_node import publisher, subscribe  # noqa: E402
@@ -83,7 +83,7 @@ def client():
 
 
 @pytest.fixture
-def pair(start, client, tiny_bundle):  # noqa: F811
+def pair(start, client, tiny_bundle):
     """A robot and a policy that are ready."""
     robot = start("robot", contract=tiny_bundle / "contract.yaml")
     policy = start("policy", bundle=tiny_bundle)
@@ -125,7 +125,7 @@ def digest_in_process(bundle, seed, max_steps):
         env.close()
 
 
-def test_same_seed_same_bits_twice_through_ros_and_in_process(pair, client, tiny_bundle):  # noqa: F811
+def test_same_seed_same_bits_twice_through_ros_and_in_process(pair, client, tiny_bundle):
     digests = []
     for seed in (5, 5, 6):
         attempt = client.run(TASK, seed, timeout_s=0.5)
@@ -143,7 +143,7 @@ def test_a_killed_policy_is_a_hold_and_its_return_continues_the_very_same_episod
     client,
     pair,
     in_background,
-    tiny_bundle,  # noqa: F811
+    tiny_bundle,
 ):
     _, policy = pair
     steps = []
@@ -215,7 +215,7 @@ def test_a_nan_chunk_is_a_hold_with_its_reason(start, client):
     assert attempt.reason.startswith("given up: no usable chunk for")
 
 
-def test_realtime_runs_against_the_clock(start, client, tiny_bundle):  # noqa: F811
+def test_realtime_runs_against_the_clock(start, client, tiny_bundle):
     start("robot", mode="realtime", contract=tiny_bundle / "contract.yaml")
     start("policy", bundle=tiny_bundle)
     client.wait_ready(PATIENCE_S)
@@ -239,7 +239,7 @@ def test_both_end_in_time_and_without_a_traceback(pair, client, in_background, n
         assert "Traceback" not in process.log.read_text()
 
 
-def test_a_twin_is_refused_by_name_and_domain(pair, start, tiny_bundle):  # noqa: F811
+def test_a_twin_is_refused_by_name_and_domain(pair, start, tiny_bundle):
     for kind, name, parameters in (("robot", "/metaworld", {}), ("policy", "/policy", {"bundle": tiny_bundle})):
         code, said = start(kind, **parameters).exit()
         assert code == 2
@@ -256,14 +256,14 @@ def changed_contract(bundle, path):
     return path
 
 
-def test_a_robot_refuses_the_contract_of_another(start, tiny_bundle, tmp_path):  # noqa: F811
+def test_a_robot_refuses_the_contract_of_another(start, tiny_bundle, tmp_path):
     code, said = start("robot", contract=changed_contract(tiny_bundle, tmp_path / "contract.yaml")).exit()
     assert code == 2
     assert "contract field 'control_rate_hz': wanted 30.0, got 80.0" in said
     assert "Traceback" not in said
 
 
-def test_a_policy_refuses_a_robot_with_another_contract(start, client, tiny_bundle, tmp_path):  # noqa: F811
+def test_a_policy_refuses_a_robot_with_another_contract(start, client, tiny_bundle, tmp_path):
     contract = changed_contract(tiny_bundle, tmp_path / "contract.yaml").read_text()
     publisher(client.node, topics.CONTRACT).publish(String(data=contract))
     code, said = start("policy", bundle=tiny_bundle).exit()
@@ -290,7 +290,7 @@ def spoil_bundle(bundle, copy, file, change):
         ("card.yaml", None, "wanted a bundle at"),
     ],
 )
-def test_a_bad_bundle_is_refused_with_a_sentence(start, tiny_bundle, tmp_path, file, change, sentence):  # noqa: F811
+def test_a_bad_bundle_is_refused_with_a_sentence(start, tiny_bundle, tmp_path, file, change, sentence):
     code, said = start("policy", bundle=spoil_bundle(tiny_bundle, tmp_path / "bad", file, change)).exit()
     assert code == 2
     assert sentence in said

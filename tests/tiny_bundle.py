@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 import yaml
 
@@ -31,8 +30,3 @@ def make_tiny_bundle(folder: Path) -> Path:
     contract.save(weights / "contract.yaml")
     (weights / "card.yaml").write_text(yaml.safe_dump({"tasks": TASKS, "replan": 4}))
     return export(weights, folder / "bundle")
-
-
-@pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_bundle(tmp_path_factory.mktemp("tiny"))
