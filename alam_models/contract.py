@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ class Contract:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         if self.schema_version != SCHEMA_VERSION:
             raise ValueError(f"contract: wanted schema_version {SCHEMA_VERSION}, got {self.schema_version}")
         if not self.control_rate_hz > 0:
@@ -109,6 +111,9 @@ class Contract:
                 raise ValueError(f"contract: wanted camera role in {ROLES}, got {camera.role!r}")
             if not 0 < camera.crop <= 1:
                 raise ValueError(f"contract: wanted crop of {camera.role} in (0, 1], got {camera.crop}")
+        for what, names in (("camera roles", self.roles), ("state", self.state_names), ("action", self.action_names)):
+            if not names or len(set(names)) != len(names):
+                raise ValueError(f"contract: wanted {what} with one name each, got {names}")
         for channel in (*self.state, *self.action):
             if not channel.low < channel.high:
                 raise ValueError(f"contract: wanted low < high for {channel.name}, got {channel.low}, {channel.high}")
@@ -229,6 +234,24 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(v) for v in value]
     return value
+
+
+def _check_kinds(contract: Contract) -> None:
+    """Raises ValueError for a number that is none, a size that is not positive, a name that is no text."""
+    sizes = ("source_width", "source_height", "width", "height", "queries", "length")
+    for item in (*contract.state, *contract.action, *contract.cameras, contract.latent, contract.tokenizer, contract):
+        for field in fields(item) if item is not None else ():
+            value = getattr(item, field.name)
+            if field.name in sizes or (field.name == "horizon" and value is not None):
+                good, wanted = type(value) is int and value > 0, "a whole number above 0"
+            elif field.name in ("low", "high", "crop", "control_rate_hz"):
+                good, wanted = type(value) in (int, float) and math.isfinite(value), "a finite number"
+            elif field.name in ("name", "unit", "role", "robot", "kind"):
+                good, wanted = type(value) is str and bool(value), "text"
+            else:
+                continue
+            if not good:
+                raise ValueError(f"contract: wanted {wanted} for {field.name}, got {value!r}")
 
 
 _NESTED: dict[str, type] = {

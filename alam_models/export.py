@@ -24,6 +24,7 @@ from alam_models.contract import Contract, encode_instruction
 from alam_models.flow_policy import FlowPolicy
 from alam_models.runtime.bundle import FILES, digest
 from alam_models.runtime.onnx import OnnxBackend
+from alam_models.runtime.policy import integrate
 from alam_models.weights import load_policy_weights
 
 OPSET = 20  # TensorRT parses this one; 23 fuses attention in a way it refuses
@@ -65,6 +66,10 @@ def export(weights: Path, out: Path, measured: dict[str, Any] | None = None) -> 
     """A transfer output folder -> a bundle at `out`, whole or not at all; `measured` goes into its card.
 
     Raises ValueError when the weights are not there or the graphs disagree with PyTorch."""
+    if out.resolve() == weights.resolve() or (out / "policy.safetensors").exists():
+        raise ValueError(f"--out: wanted a folder of its own, got trained weights at {out}")
+    if out.exists() and any(out.iterdir()) and not (out / "step.onnx").exists():
+        raise ValueError(f"--out: wanted a new folder or a bundle to replace, got {out} with other files in it")
     policy = load_policy_weights(weights)
     contract = Contract.load(weights / "contract.yaml")
     training = yaml.safe_load((weights / "card.yaml").read_text()) if (weights / "card.yaml").is_file() else {}
@@ -75,6 +80,8 @@ def export(weights: Path, out: Path, measured: dict[str, Any] | None = None) -> 
         write_graphs(policy, contract, temporary)
         contract.save(temporary / "contract.yaml")
         agreement = compare(policy, contract, temporary)
+        if measured is not None:
+            check_measured(measured, digest(temporary / "step.onnx"))
         card = {
             "steps": policy.config.steps,
             "replan": training.pop("replan", max(1, policy.config.horizon // 2)),
@@ -90,6 +97,13 @@ def export(weights: Path, out: Path, measured: dict[str, Any] | None = None) -> 
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
+
+
+def check_measured(measured: dict[str, Any], step_digest: str) -> None:
+    """Raises ValueError unless the success was measured with these very graphs (run_tasks.py names its policy)."""
+    policy = str(measured.get("policy"))
+    if policy.rpartition("@")[2] != step_digest[:8]:
+        raise ValueError(f"--measured: wanted figures of a policy ...@{step_digest[:8]}, got those of {policy}")
 
 
 def write_graphs(policy: FlowPolicy, contract: Contract, folder: Path) -> None:
@@ -139,7 +153,9 @@ def example(policy: FlowPolicy, contract: Contract, seed: int = 0) -> dict[str, 
 
 @torch.no_grad()
 def compare(policy: FlowPolicy, contract: Contract, folder: Path) -> dict[str, float]:
-    """Whole chunks, PyTorch against ONNX Runtime -> {"cosine", "action_error"}. Raises ValueError below the bar."""
+    """Whole chunks, latents and actions, PyTorch against ONNX Runtime -> {"cosine", "largest_error"}, standardised.
+
+    Raises ValueError below the bar."""
     backend = OnnxBackend(folder, contract.roles, threads=1)
     cosines, errors = [], []
     for seed in range(4):
@@ -147,18 +163,17 @@ def compare(policy: FlowPolicy, contract: Contract, folder: Path) -> dict[str, f
         images = {role: inputs[role] for role in policy.config.roles}
         frames = {role: image.permute(0, 3, 1, 2).float() / 255 for role, image in images.items()}
         noise = (inputs["latents"], inputs["actions"])
-        _, wanted = policy.sample(frames, inputs["text"], inputs["state"], *noise)
+        latents, wanted_actions = policy.sample(frames, inputs["text"], inputs["state"], *noise)
+        wanted_latents = latents @ policy.projection  # as generated
         backend.prefix({r: i.numpy() for r, i in images.items()}, inputs["text"].numpy(), inputs["state"].numpy())
-        latents, actions = inputs["latents"].numpy(), inputs["actions"].numpy()
-        for k in range(policy.config.steps):
-            v_latents, v_actions = backend.velocity(latents, actions, 1 - k / policy.config.steps)
-            latents, actions = latents - v_latents / policy.config.steps, actions - v_actions / policy.config.steps
-        a, b = wanted.numpy().ravel(), actions.ravel()
-        cosines.append(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
-        errors.append(float(np.abs(a - b).max()))
-    if not min(cosines) >= SMALLEST_COSINE:
-        raise ValueError(f"export: wanted a cosine of at least {SMALLEST_COSINE} to PyTorch, got {min(cosines):.6f}")
-    return {"cosine": round(min(cosines), 8), "action_error": max(errors)}
+        got = integrate(backend, inputs["latents"].numpy(), inputs["actions"].numpy(), policy.config.steps)
+        for wanted, mine in zip((wanted_latents, wanted_actions), got, strict=True):
+            a, b = wanted.numpy().ravel(), mine.ravel()
+            cosines.append(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
+            errors.append(float(np.abs(a - b).max()))
+    if not (np.isfinite(cosines).all() and min(cosines) >= SMALLEST_COSINE):
+        raise ValueError(f"export: wanted a cosine of at least {SMALLEST_COSINE} to PyTorch, got {cosines}")
+    return {"cosine": round(min(cosines), 8), "largest_error": max(errors)}
 
 
 def main() -> None:

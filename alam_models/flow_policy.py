@@ -208,7 +208,7 @@ class FlowPolicy(nn.Module):
 def integrate(
     velocity: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]], latents: Tensor, actions: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Euler from tau = 1 to 0 (Eq. 15); works on torch tensors and on numpy arrays alike."""
+    """Noise -> data of the same shapes: Euler from tau = 1 to 0 (Eq. 15)."""
     for k in range(steps):
         v_latents, v_actions = velocity(latents, actions, 1 - k / steps)
         latents = latents - v_latents / steps
@@ -223,6 +223,6 @@ def mix(noise: Tensor, data: Tensor, tau: Tensor) -> Tensor:
 
 
 def sample_times(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """-> (count,) in (0.001, 1]: 0.999 * xi + 0.001 with xi from Beta(1.5, 1), whose CDF is xi^1.5."""
+    """-> (count,) in [0.001, 1): 0.999 * xi + 0.001 with xi from Beta(1.5, 1), whose CDF is xi^1.5."""
     uniform = torch.rand(count, generator=generator, device=device)
     return 0.999 * uniform ** (1 / 1.5) + 0.001

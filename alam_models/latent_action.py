@@ -4,6 +4,7 @@ Letters: B batch, N patches of a frame, Q query tokens, Z latent width, D model 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alam_models.transformer import Block, CrossAttention
+
+Distance = Callable[[Tensor, Tensor], Tensor]  # (B, 3, h, w) in [0, 1] twice -> (B,)
 
 
 @dataclass(frozen=True)
@@ -168,22 +171,21 @@ class TransitionDecoder(nn.Module):
 class ALAM(nn.Module):
     """Encoder, quantizer and decoder with the objective of Eq. 9."""
 
-    def __init__(self, config: ALAMConfig, perceptual: nn.Module | None = None) -> None:
-        """perceptual: (B, 3, h, w) in [0, 1] twice -> (B,) distance; needed while weights.perc is above 0."""
+    def __init__(self, config: ALAMConfig) -> None:
         super().__init__()
-        if config.weights.perc and perceptual is None:
-            raise ValueError("ALAM: weights.perc > 0 wants a perceptual distance; give one or set weights.perc to 0")
         self.config = config
         self.encoder = RelationalEncoder(config)
         self.quantizer = VectorQuantizer(config.codes, config.latent_width, fade_in=config.fade_in)
         self.decoder = TransitionDecoder(config)
-        self.perceptual = perceptual
 
-    def forward(self, triplet: Tensor) -> dict[str, Tensor]:
+    def forward(self, triplet: Tensor, perceptual: Distance | None = None) -> dict[str, Tensor]:
         """triplet (B, 3, 3, h, w) in [0, 1], frames a < b < c -> each term of Eq. 9 (), "total", "codes", "prediction".
 
-        prediction (3, B, 3, h, w) are the reconstructions of the forward pairs (a,b), (b,c), (a,c)."""
+        prediction (3, B, 3, h, w) are the forward pairs (a,b), (b,c), (a,c) reconstructed, target their second frames.
+        Raises ValueError when weights.perc is above 0 and there is no perceptual distance."""
         weights = self.config.weights
+        if weights.perc and perceptual is None:
+            raise ValueError("ALAM: weights.perc > 0 wants a perceptual distance; give one or set weights.perc to 0")
         batch = triplet.shape[0]
         flat = resize(triplet.transpose(0, 1).flatten(0, 1), self.config.grid * self.config.patch)
         frames = flat.unflatten(0, (3, batch))
@@ -201,8 +203,8 @@ class ALAM(nn.Module):
             "rev": (z_ab + z_ba).square().mean(),
             "vq": commitment,
         }
-        if self.perceptual is not None and weights.perc:
-            terms["perc"] = self.perceptual(prediction.flatten(0, 1), target.flatten(0, 1)).mean()
+        if weights.perc and perceptual is not None:
+            terms["perc"] = perceptual(prediction.flatten(0, 1), target.flatten(0, 1)).mean()
         total = sum((getattr(weights, name) * value for name, value in terms.items()), torch.zeros(()))
         return {
             **terms,

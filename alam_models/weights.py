@@ -45,14 +45,17 @@ def _load(folder: Path, name: str, kind: type[Config], nested: type) -> tuple[Co
     for path in (folder / f"{name}.yaml", folder / f"{name}.safetensors"):
         if not path.is_file():
             raise ValueError(f"wanted trained weights at {path}, got no such file")
-    data: dict[str, Any] = yaml.safe_load((folder / f"{name}.yaml").read_text())
-    known = {field.name for field in fields(kind)}
-    if unknown := set(data) - known:
-        raise ValueError(f"{folder / name}.yaml: unknown field {sorted(unknown)[0]!r}; known: {sorted(known)}")
-    data["weights"] = nested(**data["weights"])
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
     try:
+        data = yaml.safe_load((folder / f"{name}.yaml").read_text())
+        wanted = {field.name for field in fields(kind)}
+        if not isinstance(data, dict) or set(data) != wanted:
+            got = sorted(data) if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"{folder / name}.yaml: wanted the fields {sorted(wanted)}, got {got}")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        values["weights"] = nested(**data["weights"])
         return kind(**values), load_file(folder / f"{name}.safetensors")
+    except (yaml.YAMLError, TypeError) as error:
+        raise ValueError(f"{folder / name}.yaml: wanted a {kind.__name__}, got a damaged file ({error})") from None
     except SafetensorError as error:
         raise ValueError(f"{folder / name}.safetensors: wanted safetensors, got a damaged file ({error})") from None
 

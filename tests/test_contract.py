@@ -49,6 +49,11 @@ def test_edited_statistics_are_refused() -> None:
         ("schema_version: 1", "schema_version: 99", "99"),
         ("role: wrist", "role: elbow", "elbow"),
         ("crop: 0.75", "crop: 1.5", "crop"),
+        ("source_width: 128", "source_width: abc", "source_width"),
+        ("width: 96", "width: 0", "width"),
+        ("name: hand_x", "name: 5", "name"),
+        ("name: hand_y", "name: hand_x", "hand_x"),
+        ("low: -0.7", "low: .nan", "low"),
     ],
 )
 def test_bad_field_is_named(old: str, new: str, said: str) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alam_models.latent_action import ALAM, ALAMConfig, LossWeights, VectorQuantizer
 from alam_models.weights import load_encoder, save_weights
@@ -12,20 +12,18 @@ from alam_models.weights import load_encoder, save_weights
 SMALL = ALAMConfig(image_size=32, patch=16, width=32, heads=2, depth=1, queries=2, latent_width=4, codes=4)
 
 
-class SquaredDistance(nn.Module):
-    """Stands where LPIPS does: its backbone is a download."""
-
-    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return (prediction - target).square().flatten(1).mean(1)
+def distance(prediction: Tensor, target: Tensor) -> Tensor:
+    """Stands where LPIPS does: its backbone is a download (tests/test_lpips.py runs the real library)."""
+    return (prediction - target).square().flatten(1).mean(1)
 
 
 def small_alam(**changes: object) -> ALAM:
     torch.manual_seed(0)
-    return ALAM(replace(SMALL, **changes), SquaredDistance())  # type: ignore[arg-type]
+    return ALAM(replace(SMALL, **changes))  # type: ignore[arg-type]
 
 
 def test_shapes_and_terms() -> None:
-    terms = small_alam()(torch.rand(3, 3, 3, 32, 32))
+    terms = small_alam()(torch.rand(3, 3, 3, 32, 32), distance)
     assert terms["prediction"].shape == (3, 3, 3, 32, 32)
     assert terms["codes"].shape == (12, 2)
     assert {"rec", "perc", "add", "rev", "vq"} <= set(terms)
@@ -35,7 +33,7 @@ def test_shapes_and_terms() -> None:
 def test_every_term_moves_the_encoder(term: str) -> None:
     weights = LossWeights(**dict.fromkeys(["rec", "perc", "add", "rev", "vq"], 0.0) | {term: 1.0})
     model = small_alam(weights=weights)
-    model(torch.rand(4, 3, 3, 32, 32))["total"].backward()
+    model(torch.rand(4, 3, 3, 32, 32), distance)["total"].backward()
     assert model.encoder.head.weight.grad is not None
     assert model.encoder.head.weight.grad.abs().max() > 0
     assert model.encoder.patchify.weight.grad.abs().max() > 0  # type: ignore[union-attr]
@@ -43,7 +41,7 @@ def test_every_term_moves_the_encoder(term: str) -> None:
 
 def test_total_is_the_weighted_sum() -> None:
     weights = LossWeights(rec=2.0, perc=0.5, add=3.0, rev=0.0, vq=0.25)
-    terms = small_alam(weights=weights)(torch.rand(2, 3, 3, 32, 32))
+    terms = small_alam(weights=weights)(torch.rand(2, 3, 3, 32, 32), distance)
     wanted = 2 * terms["rec"] + 0.5 * terms["perc"] + 3 * terms["add"] + 0.25 * terms["vq"]
     assert torch.allclose(terms["total"], wanted)
 
@@ -53,7 +51,7 @@ def test_algebra_is_that_of_equation_7() -> None:
     triplet = torch.rand(2, 3, 3, 32, 32)
     a, b, c = triplet.unbind(1)
     encode = model.encoder
-    terms = model(triplet)
+    terms = model(triplet, distance)
     assert torch.allclose(terms["add"], (encode(a, c) - encode(a, b) - encode(b, c)).square().mean(), atol=1e-6)
     assert torch.allclose(terms["rev"], (encode(a, b) + encode(b, a)).square().mean(), atol=1e-6)
 
@@ -80,8 +78,8 @@ def test_standardised_latents_have_unit_scale() -> None:
 
 def test_perceptual_term_wants_its_distance() -> None:
     with pytest.raises(ValueError, match="perceptual"):
-        ALAM(SMALL)
-    ALAM(replace(SMALL, weights=LossWeights(perc=0.0)))
+        small_alam()(torch.rand(1, 3, 3, 32, 32))
+    small_alam(weights=LossWeights(perc=0.0))(torch.rand(1, 3, 3, 32, 32))
 
 
 def test_quantizer_is_nearest_straight_through_and_committed() -> None:
@@ -117,8 +115,7 @@ def test_dead_codes_restart_from_the_batch() -> None:
 
 def test_encoder_loads_by_folder_alone(tmp_path) -> None:  # type: ignore[no-untyped-def]
     model = small_alam(standardise=True).eval()
-    weights = {k: v for k, v in model.state_dict().items() if "perceptual" not in k}
-    save_weights(tmp_path, "alam", weights, model.config)
+    save_weights(tmp_path, "alam", model.state_dict(), model.config)
     encoder = load_encoder(tmp_path)
     first, second = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
     assert torch.equal(encoder(first, second), model.encoder(first, second))

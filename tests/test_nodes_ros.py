@@ -18,7 +18,6 @@ import numpy as np  # noqa: E402
 from alam_msgs.msg import ActionChunk  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
-from tiny_bundle import TASKS  # noqa: E402
 
 from alam_common import topics  # noqa: E402
 from alam_common.base_node import publisher, subscribe  # noqa: E402
@@ -29,7 +28,7 @@ from alam_models.contract import Contract  # noqa: E402
 pytestmark = [pytest.mark.ros, pytest.mark.sim]
 
 PATIENCE_S = 120.0  # a loaded machine is slow; nothing here waits longer than it must
-TASK = TASKS[0]
+TASK = "reach-v3"
 MODULES = {"robot": "alam_sim.metaworld_node", "policy": "alam_policy.policy_node"}
 
 
@@ -304,11 +303,33 @@ def test_a_bad_bundle_is_refused_with_a_sentence(start, tiny_bundle, tmp_path, f
         ({}, {"mode": "slow"}, "parameter mode: wanted str, `lockstep`, `realtime`; got 'slow'"),
         ({}, {"replan": -3}, "parameter replan: wanted int, 0 to 1000"),
         ({}, {"contract": "no/such/contract.yaml"}, "wanted a contract at no/such/contract.yaml, got no such file"),
-        ({"MUJOCO_GL": "glfw", "DISPLAY": ""}, {}, "install the apt package"),
     ],
 )
 def test_a_robot_with_bad_settings_ends_with_a_sentence(start, environment, parameters, sentence):
     code, said = start("robot", environment, **parameters).exit()
     assert code == 2, said
     assert sentence in said
+    assert "Traceback" not in said
+
+
+# Runs at the start of the child's interpreter: as if the machine had no OSMesa.
+WITHOUT_OSMESA = """
+import ctypes, ctypes.util
+find, load = ctypes.util.find_library, ctypes.CDLL.__init__
+def init(self, name, *arguments, **options):
+    if name and "OSMesa" in str(name):
+        raise OSError(f"{name}: cannot open shared object file")
+    load(self, name, *arguments, **options)
+ctypes.util.find_library = lambda name: None if "OSMesa" in name else find(name)
+ctypes.CDLL.__init__ = init
+"""
+
+
+def test_a_missing_display_library_is_named_with_its_package(start, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_OSMESA)
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    code, said = start("robot", {"MUJOCO_GL": "osmesa", "PYTHONPATH": path}).exit()
+    assert code == 2, said
+    assert "wanted its display library" in said
+    assert "install the apt package libosmesa6" in said
     assert "Traceback" not in said

@@ -11,7 +11,7 @@ import pytest
 
 import setup_env
 import setup_workspace
-from setup_run import SetupError, content_key, is_stamped, run_logged, write_stamp
+from setup_run import SetupError, cause, content_key, is_stamped, run_logged, write_stamp
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -98,12 +98,25 @@ def test_a_stamp_holds_for_its_key_only(tmp_path):
 def test_a_command_that_fails_is_reported_with_its_own_error_and_its_log(tmp_path, capsys):
     log = tmp_path / "log"
     script = "print('a'); print('ERROR: the index is on fire'); print('b'); raise SystemExit(3)"
-    with pytest.raises(SetupError, match="exit code 3: ERROR: the index is on fire") as error:
+    with pytest.raises(SetupError, match=r"exit code 3 \(ERROR: the index is on fire\)") as error:
         run_logged("installing", [sys.executable, "-c", script], log, os.environ)
     assert str(log) in str(error.value) and "\n" not in str(error.value)
     assert "the index is on fire" in log.read_text()
     run_logged("working", [sys.executable, "-c", "print('fine')"], log, os.environ)
     assert "working: done in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("lines", "wanted"),
+    [
+        (["WARNING: Retrying after connection broken by X", "ERROR: Cannot install"], "check the network"),
+        (["ERROR: [Errno 28] No space left on device"], "the disk is full"),
+        (["x", "a.cpp:3:1: error: expected ;", "ERROR: later"], "expected ;"),
+        (["nothing to see"], ""),
+    ],
+)
+def test_a_failure_is_traced_to_its_cause(lines, wanted):
+    assert cause(lines).endswith(wanted) and (wanted or cause(lines) == "")
 
 
 def test_pins_are_read_by_name():

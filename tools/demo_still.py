@@ -13,15 +13,14 @@ if TYPE_CHECKING:
 FRAMES = 6
 
 
-def magnitudes(latents: tuple[Latents, ...]) -> tuple[np.ndarray, np.ndarray]:
+def magnitudes(latents: tuple[Latents, ...], steps: int) -> tuple[np.ndarray, np.ndarray]:
     """chunks in order of time -> times [s] since the first observation (N,), RMS of each view's latent (N, V).
 
-    Of each chunk only the rows before the next observation: those whose actions were executed."""
+    Of each chunk only the rows whose actions were executed: before the next observation, and within `steps`."""
     times, values = [], []
-    for index, chunk in enumerate(latents):
-        rows = len(chunk.values)
-        if index + 1 < len(latents):
-            rows = min(rows, round((latents[index + 1].time_s - chunk.time_s) / chunk.dt_s))
+    ends = [chunk.time_s for chunk in latents[1:]] + [latents[0].time_s + steps * latents[0].dt_s]
+    for chunk, end_s in zip(latents, ends, strict=True):
+        rows = min(len(chunk.values), round((end_s - chunk.time_s) / chunk.dt_s))
         times.append(chunk.time_s - latents[0].time_s + chunk.dt_s * np.arange(rows))
         values.append(np.sqrt((chunk.values[:rows] ** 2).mean(axis=-1)))
     return np.concatenate(times), np.concatenate(values)
@@ -56,7 +55,7 @@ def draw_still(film: Path, attempt: Attempt, views: tuple[str, ...], out: Path) 
                 axes.set_ylabel(("third person", "wrist")[row])
     axes = figure.add_subplot(grid[2, :])
     if attempt.latents:
-        times, values = magnitudes(attempt.latents)
+        times, values = magnitudes(attempt.latents, attempt.steps)
         for view, name in enumerate(views):
             axes.plot(times, values[:, view], label=name.replace("_", " "), linewidth=1.4)
         for chunk in attempt.latents:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -34,7 +35,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", default=[], help="tasks; default: those of the bundle's card")
     parser.add_argument("--seeds", default="1000:1020", help="FIRST:END, END excluded (default %(default)s)")
     parser.add_argument("--mode", choices=("lockstep", "realtime"), default="lockstep", help="of the launched graph")
-    parser.add_argument("--timeout", type=float, default=0.0, help="robot seconds an episode; 0: the task's own limit")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=2.5,
+        help="robot seconds an episode (default %(default)s: MT50's 200 steps); 0: the task's own limit",
+    )
     parser.add_argument("--video-dir", type=Path, help="one mp4 an episode (launched graph only)")
     parser.add_argument("--json", type=Path, help="write the summary here")
     return parser.parse_args(argv)
@@ -66,10 +72,15 @@ def attempt_all(client: TaskClient, goals: list[tuple[str, int]], timeout_s: flo
 
     from alam_common.refusal import Refusal
 
-    with tqdm(total=len(goals), unit="episode", dynamic_ncols=True, file=sys.stderr) as bar:
+    pause_s = 0.2 if sys.stderr.isatty() else 10.0
+    with tqdm(total=len(goals), unit="episode", dynamic_ncols=True, miniters=0, mininterval=pause_s) as bar:
+
+        def feedback(step: int, mode: str) -> None:
+            bar.set_postfix_str(f"step {step} {mode}", refresh=False)
+            bar.update(0)
+
         for task, seed in goals:
-            bar.set_description(f"{task} seed {seed}")
-            feedback = lambda step, mode: bar.set_postfix_str(f"step {step} {mode}")  # noqa: E731
+            bar.set_description(f"{task} seed {seed}", refresh=False)
             attempt = client.run(task, seed, timeout_s=timeout_s, feedback=feedback)
             if attempt.status != "succeeded":
                 raise Refusal(f"{task} seed {seed}: wanted an episode that runs to its end, got: {attempt.reason}")
@@ -90,16 +101,24 @@ def run(arguments: argparse.Namespace) -> int:
     if not tasks:
         raise Refusal(f"wanted tasks, got none in the card of {arguments.bundle}; name them with --tasks")
     goals = [(task, seed) for task in tasks for seed in seeds]
-    with tempfile.TemporaryDirectory(prefix="run_tasks_") as folder:
-        log = Path(folder) / "graph.log"
-        with graph_and_client(arguments.bundle, arguments.mode, arguments.video_dir, log, arguments.attach) as client:
+    folder = Path(tempfile.mkdtemp(prefix="run_tasks_"))  # kept when something fails: the graph's log says why
+    attempts: list[Attempt] = []
+    try:
+        with graph_and_client(
+            arguments.bundle, arguments.mode, arguments.video_dir, folder / "graph.log", arguments.attach
+        ) as client:
             policy = client.says("policy", "policy")
-            attempts = list(attempt_all(client, goals, arguments.timeout))
+            for attempt in attempt_all(client, goals, arguments.timeout):
+                attempts.append(attempt)
+    finally:
+        if arguments.json and attempts:  # what was measured before a failure is not lost
+            conditions = {"mode": arguments.mode, "timeout_s": arguments.timeout, "seeds": [seeds.start, seeds.stop]}
+            complete = {"complete": len(attempts) == len(goals)}
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({"policy": policy, **conditions, **complete, **summarise(attempts)}, indent=2)
+            arguments.json.write_text(text + "\n")
+    shutil.rmtree(folder)
     print(table(attempts))
-    if arguments.json:
-        measured = {"policy": policy, "mode": arguments.mode, "seeds": [seeds.start, seeds.stop], **summarise(attempts)}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(measured, indent=2) + "\n")
     return 0
 
 

@@ -19,8 +19,14 @@ WHEELS = "wheels"  # what stands in place of a distribution's name when none is 
 WHEEL_PYTHONS = ((3, 11), (3, 13))  # first and last CPython that constraints.txt was resolved for
 
 # A ROS installation whose messages were compiled against numpy 1 (Ubuntu 24.04: 1.26) cannot run beside numpy 2. These
-# pins take the place of those in constraints.txt there; the rest of constraints.txt resolves with them unchanged.
-NUMPY_1_PINS = {"numpy": "1.26.4", "ml-dtypes": "0.5.4", "opencv-python-headless": "4.11.0.86"}
+# pins take the place of those in constraints.txt there: the newest releases that run beside numpy 1.26 (pyarrow's
+# metadata does not say so; it refuses when imported). The rest of constraints.txt resolves and runs with them as it is.
+NUMPY_1_PINS = {
+    "numpy": "1.26.4",
+    "ml-dtypes": "0.5.4",
+    "opencv-python-headless": "4.11.0.86",
+    "pyarrow": "25.0.1",
+}
 
 
 @dataclass(frozen=True)

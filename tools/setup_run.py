@@ -49,9 +49,9 @@ def run_logged(title: str, command: Sequence[str], log: Path, environ: Mapping[s
     say(f"{title} ...")
     started = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
-    error = ""
     live = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns - 1
+    lines = []
     with log.open("w", encoding="utf-8") as file:
         file.write(" ".join(command) + "\n")
         with subprocess.Popen(
@@ -66,20 +66,29 @@ def run_logged(title: str, command: Sequence[str], log: Path, environ: Mapping[s
             assert child.stdout is not None
             for line in child.stdout:
                 file.write(line)
-                line = line.strip()
-                if is_error_line(line):
-                    error = line
-                if live and line:
-                    print(f"\r\033[K  {line}"[:width], end="", flush=True)
+                lines.append(line.strip())
+                if live and line.strip():
+                    print(f"\r\033[K  {line.strip()}"[:width], end="", flush=True)
     if live:
         print("\r\033[K", end="")
     if child.returncode != 0:
-        what = f": {error}" if error else ""
-        raise SetupError(f"{title} failed with exit code {child.returncode}{what} (everything it said: {log})")
+        found = cause(lines)
+        what = f" ({found})" if found else ""
+        raise SetupError(f"{title} failed with exit code {child.returncode}{what}; everything it said is in {log}")
     say(f"{title}: done in {time.monotonic() - started:.0f} s")
 
 
-def is_error_line(line: str) -> bool:
-    """Whether this line of pip's, apt's or a compiler's output names an error; pip's closing advice is none."""
-    starts = ("ERROR:", "E:", "CMake Error", "error:", "colcon build:")
-    return (line.startswith(starts) or " error: " in line) and "No matching distribution" not in line
+KNOWN_CAUSES = {
+    "No space left on device": "the disk is full",
+    "connection broken by": "the package index did not answer: check the network",
+    "Temporary failure in name resolution": "the package index was not found: check the network",
+}
+ERROR_STARTS = ("ERROR:", "E:", "CMake Error", "error:", "colcon build:", "ros_wheels:")
+
+
+def cause(lines: Sequence[str]) -> str:
+    """What a failed pip, apt, cmake or compiler said -> the likely cause, else its first error line, else ""."""
+    for sign, meaning in KNOWN_CAUSES.items():
+        if any(sign in line for line in lines):
+            return meaning
+    return next((line for line in lines if line.startswith(ERROR_STARTS) or " error: " in line), "")

@@ -29,6 +29,9 @@ def guarded(name: str, body: Callable[[], int]) -> int:
             f"{name}: wanted its packages, got: {error}; run `make setup`, then `source tools/env.sh`", file=sys.stderr
         )
         return 1
+    except OSError as error:  # a folder that cannot be written, a full disk
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted; everything it started has ended", file=sys.stderr)
         return INTERRUPTED

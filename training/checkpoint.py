@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +23,12 @@ def save_checkpoint(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     generator: np.random.Generator,
+    identity: dict[str, Any],
     ema: dict[str, Tensor] | None = None,
 ) -> None:
-    """-> folder/step-<n>/, written aside and renamed: a checkpoint that is there is whole. The last two are kept."""
+    """-> folder/step-<n>/, written aside and renamed: a checkpoint that is there is whole. The last two are kept.
+
+    identity: what makes this run this run (settings, data, encoder), plain values; see resume."""
     target = folder / f"step-{step:08d}"
     temporary = folder / f"step-{step:08d}.part"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -36,6 +40,7 @@ def save_checkpoint(
     moments = {f"{i}.{key}": value for i, entry in state["state"].items() for key, value in entry.items()}
     save_file({**moments, "torch_generator": torch.get_rng_state()}, temporary / "optimiser.safetensors")
     record = {"step": step, "param_groups": state["param_groups"], "sampler": generator_state(generator)}
+    record["identity"] = identity
     (temporary / "state.json").write_text(json.dumps(record))
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
@@ -48,25 +53,29 @@ def resume(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     generator: np.random.Generator,
+    identity: dict[str, Any],
     ema: dict[str, Tensor] | None = None,
 ) -> int:
     """Puts the newest checkpoint of `folder` back in place; -> its step, 0 when there is none.
 
-    Raises ValueError when its weights do not fit the model."""
+    Raises ValueError, naming the first difference, when the checkpoint is of a run with another identity."""
     found = sorted(folder.glob("step-????????"))
     if not found:
         return 0
     path = found[-1]
-    try:
-        model.load_state_dict(load_file(path / "model.safetensors"))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise ValueError(f"{path}: its weights do not fit this config ({reason}); use another --out") from None
+    record = json.loads((path / "state.json").read_text())
+    wanted, got = _flat(record["identity"]), _flat(json.loads(json.dumps(identity)))
+    for name in sorted(wanted.keys() | got.keys()):
+        if wanted.get(name) != got.get(name):
+            raise ValueError(
+                f"{folder} holds a run with {name} {wanted.get(name)!r}, got {got.get(name)!r}; "
+                "give the same, or another --out"
+            )
+    model.load_state_dict(load_file(path / "model.safetensors"))
     if ema is not None:
         ema.update(load_file(path / "ema.safetensors"))
     tensors = load_file(path / "optimiser.safetensors")
     torch.set_rng_state(tensors.pop("torch_generator"))
-    record = json.loads((path / "state.json").read_text())
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, key = name.split(".", 1)
@@ -74,3 +83,11 @@ def resume(
     optimiser.load_state_dict({"state": moments, "param_groups": record["param_groups"]})
     set_generator_state(generator, record["sampler"])
     return int(record["step"])
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"model": {"width": 8}} -> {"model.width": 8}."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 from tqdm import tqdm
 
-from alam_sim.metaworld_env import TASKS, MetaWorldEnv, metaworld_contract
+from alam_sim.metaworld_env import TASKS, THIRD_PERSON_POSITION, MetaWorldEnv, metaworld_contract
 from alam_sim.metaworld_tasks import check_task
 from training.data.lerobot import Episode, join_episodes, stage_episode
 
 SEEDS_PER_JOB = 5
+HOPELESS = 40  # failures without a success after which a task is given up
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def collect_seeds(task: str, seeds: list[int], staging: Path, config: CollectCon
 
 def _worker_env(task: str) -> MetaWorldEnv:
     """The process's one environment, kept while the task stays."""
-    alive = MetaWorldEnv._alive
+    alive = MetaWorldEnv.alive()
     if alive is None or alive.task != task:
         if alive is not None:
             alive.close()
@@ -127,11 +131,16 @@ def collect(tasks: dict[str, int], out: Path, seed: int, workers: int, config: C
     """tasks {task: episodes} -> dataset at `out`; -> {task: failed episodes}."""
     staging = out / "staging"
     staging.mkdir(parents=True, exist_ok=True)
-    settings = {"seed": seed, **asdict(config)}
+    settings = {
+        "seed": seed,
+        **asdict(config),
+        "metaworld": version("metaworld"),
+        "camera": list(THIRD_PERSON_POSITION),
+    }
     settings_path = out / "collection.yaml"
     if settings_path.exists() and (old := yaml.safe_load(settings_path.read_text())["settings"]) != settings:
         raise ValueError(f"{out} was begun with {old}, got {settings}; use another --out or the same settings")
-    settings_path.write_text(yaml.safe_dump({"settings": settings, "tasks": tasks}))
+    _write(settings_path, {"settings": settings, "tasks": tasks})
 
     outcome: dict[str, dict[int, bool]] = {task: {} for task in tasks}
     next_seed = dict.fromkeys(tasks, seed)
@@ -139,7 +148,7 @@ def collect(tasks: dict[str, int], out: Path, seed: int, workers: int, config: C
     pending: dict[Future[dict[int, bool]], str] = {}
     os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: one thread a process
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=leave_interrupts_to_the_parent)
     try:
         while True:
             for task, wanted in tasks.items():
@@ -155,6 +164,10 @@ def collect(tasks: dict[str, int], out: Path, seed: int, workers: int, config: C
             for future in done:
                 task = pending.pop(future)
                 outcome[task].update(future.result())
+                if len(outcome[task]) >= HOPELESS and not any(outcome[task].values()):
+                    raise ValueError(
+                        f"{task}: wanted its expert to succeed, got {len(outcome[task])} failures of as many"
+                    )
             bar.n = sum(min(n, sum(outcome[t].values())) for t, n in tasks.items())
             bar.set_postfix(failed=sum(len(o) - sum(o.values()) for o in outcome.values()))
     finally:
@@ -168,9 +181,19 @@ def collect(tasks: dict[str, int], out: Path, seed: int, workers: int, config: C
         failed[task] = sum(1 for s, ok in outcome[task].items() if not ok and s < good[-1])
         staged += [staging / f"{task}_{s:08d}.npz" for s in good]
     join_episodes(out, staged, metaworld_contract())
-    record = {"settings": settings, "tasks": tasks, "failed": failed}
-    settings_path.write_text(yaml.safe_dump(record))
+    _write(settings_path, {"settings": settings, "tasks": tasks, "failed": failed})
     return failed
+
+
+def leave_interrupts_to_the_parent() -> None:
+    """In a worker process: Ctrl-C reaches the whole group, and one tidy end is enough."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_text(yaml.safe_dump(record))
+    temporary.rename(path)
 
 
 def parse_tasks(words: list[str], episodes: int) -> dict[str, int]:
@@ -200,7 +223,7 @@ def main() -> None:
     try:
         tasks = parse_tasks(arguments.tasks, arguments.episodes)
         failed = collect(tasks, arguments.out, arguments.seed, arguments.workers, CollectConfig())
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"collect: {error}")
     except KeyboardInterrupt:
         sys.exit(f"collect: stopped; run the same command again to go on ({arguments.out})")

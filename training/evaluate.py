@@ -22,6 +22,7 @@ from alam_models.runtime.bundle import read_card
 from alam_sim.episode import run_episode
 from alam_sim.metaworld_env import MetaWorldEnv
 from alam_sim.metaworld_tasks import check_task
+from training.collect import leave_interrupts_to_the_parent
 
 MAX_STEPS = 200  # common to the MT50 protocols of VLA policies
 
@@ -50,7 +51,7 @@ def evaluate(
     os.environ.setdefault("LP_NUM_THREADS", "1")  # software GL: one thread a process
     share = -(-len(seeds) // 2)
     attempts: list[Attempt] = []
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=leave_interrupts_to_the_parent)
     try:
         jobs = [
             pool.submit(evaluate_task, bundle, task, list(seeds)[i : i + share], max_steps, steps, replan)
@@ -83,7 +84,7 @@ def main() -> None:
             check_task(task)
         rest = (arguments.workers, arguments.max_steps, arguments.steps, arguments.replan)
         attempts = evaluate(arguments.bundle, tasks, parse_seeds(arguments.seeds), *rest)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"evaluate: {error}")
     except KeyboardInterrupt:
         sys.exit("evaluate: stopped")

@@ -8,10 +8,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 
 def provenance() -> dict[str, Any]:
     """-> {"commit", "python", "packages"}; the commit carries "-dirty" when files differ from it."""
     return {"commit": _commit(), "python": platform.python_version(), "packages": _versions()}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A card or record -> its fields; empty when there is no such file."""
+    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
 
 
 def _commit() -> str:

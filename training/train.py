@@ -34,8 +34,8 @@ from training.data.frames import frame_cache
 from training.data.lerobot import LeRobotDataset
 from training.data.samplers import TripletSampler, chunk_starts, split_episodes
 from training.data.statistics import measure
-from training.data.transitions import transition_cache
-from training.provenance import provenance
+from training.data.transitions import transition_cache, transitions_hash
+from training.provenance import provenance, read_yaml
 from training.settings import PretrainConfig, TransferConfig
 
 
@@ -51,11 +51,15 @@ def pretrain(config: PretrainConfig) -> None:
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
     perceptual = PerceptualDistance(config.backbone) if config.model.weights.perc else None
-    model = ALAM(config.model, perceptual)
+    model = ALAM(config.model)
     optimiser = make_optimiser(model, config)
+    identity = {**settings(config), "data": dataset.fingerprint()}
+    first = resume(config.out, model, optimiser, generator, identity)
+    if first >= config.steps:
+        print(f"{config.out} is trained: {first} steps")
+        return
+    card = {**provenance(), "settings": settings(config), "data": dataset.description()}
     writer = SummaryWriter(str(config.out / "logs"))
-    first = resume(config.out, model, optimiser, generator)
-    scores: dict[str, float] = {}
 
     def batch(source: TripletSampler, size: int, random: np.random.Generator) -> Tensor:
         """-> (size, 3, 3, h, w) in [0, 1]; each view gives its share."""
@@ -67,7 +71,7 @@ def pretrain(config: PretrainConfig) -> None:
 
     bar = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", desc="pretrain")
     for step in bar:
-        terms = model(batch(sampler, config.batch, generator))
+        terms = model(batch(sampler, config.batch, generator), perceptual)
         check_finite(terms["total"], step, config.out)
         optimise(optimiser, model, terms["total"], learning_rate(config, step), config.clip)
 
@@ -79,17 +83,15 @@ def pretrain(config: PretrainConfig) -> None:
         if done % config.save_every == 0 or done == config.steps:
             model.eval()
             with torch.no_grad():
-                terms = model(batch(held_out_sampler, 64, np.random.default_rng(config.seed)))
+                terms = model(batch(held_out_sampler, 64, np.random.default_rng(config.seed)), perceptual)
             model.train()
             scores = log(writer, "held_out", terms, done)
-            # Rows: source b's and c's targets over their reconstructions, for eight triplets.
+            # Rows: b and c as they are and, below each, as reconstructed from a, for eight triplets.
             rows = [terms["target"][0], terms["prediction"][0], terms["target"][2], terms["prediction"][2]]
             writer.add_image("held_out/reconstruction", torch.cat([torch.cat(list(r[:8]), 2) for r in rows], 1), done)
-            save_checkpoint(config.out, done, model, optimiser, generator)
-    save_weights(
-        config.out, "alam", {k: v for k, v in model.state_dict().items() if "perceptual" not in k}, config.model
-    )
-    write_card(config.out, config, dataset, {"held_out": scores})
+            save_checkpoint(config.out, done, model, optimiser, generator, identity)
+            write_card(config.out, {**card, "steps": done, "held_out": scores})
+    save_weights(config.out, "alam", model.state_dict(), config.model)
     print(f"encoder at {config.out}; held-out: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
 
 
@@ -131,10 +133,23 @@ def transfer(config: TransferConfig) -> None:
     model = FlowPolicy(config.model)
     optimiser = make_optimiser(model, config)
     average = {name: value.clone() for name, value in model.state_dict().items()}
-    writer = SummaryWriter(str(config.out / "logs"))
-    first = resume(config.out, model, optimiser, generator, average)
+    encoder_hash = transitions_hash(encoder)
+    identity = {**settings(config), "data": dataset.fingerprint(), "encoder": encoder_hash}
+    first = resume(config.out, model, optimiser, generator, identity, average)
+    if first >= config.steps:
+        print(f"{config.out} is trained: {first} steps")
+        return
+    config.out.mkdir(parents=True, exist_ok=True)
     contract.save(config.out / "contract.yaml")
-    scores: dict[str, float] = {}
+    card = {
+        **provenance(),
+        "replan": config.replan,
+        **dataset.sources(),
+        "settings": settings(config),
+        "data": dataset.description(),
+        "encoder": {"hash": encoder_hash, **read_yaml(config.encoder / "card.yaml")},
+    }
+    writer = SummaryWriter(str(config.out / "logs"))
 
     def batch(start: np.ndarray, shift: int) -> dict[str, Any]:
         """Steps (B,) -> the arguments of FlowPolicy.loss."""
@@ -166,12 +181,9 @@ def transfer(config: TransferConfig) -> None:
             scores = score(config.model, average, batch(starts_now, 0), config.seed)
             log(writer, "held_out", scores, done)
             bar.write(f"step {done}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
-            save_checkpoint(config.out, done, model, optimiser, generator, average)
+            save_checkpoint(config.out, done, model, optimiser, generator, identity, average)
             save_weights(config.out, "policy", average, config.model)
-    seeds = sorted({row["seed"] for row in dataset.episodes if "seed" in row})
-    sources = sorted({row["source"] for row in dataset.episodes if "source" in row})
-    record = {"held_out": scores, "tasks": sources, "training_seeds": [min(seeds, default=0), max(seeds, default=0)]}
-    write_card(config.out, config, dataset, {**record, "replan": config.replan})
+            write_card(config.out, {**card, "steps": done, "held_out": scores})
     print(f"policy at {config.out}; held-out: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
 
 
@@ -240,7 +252,7 @@ def optimise(optimiser: torch.optim.Optimizer, model: torch.nn.Module, loss: Ten
 
 def check_finite(loss: Tensor, step: int, out: Path) -> None:
     if not torch.isfinite(loss):
-        raise ValueError(f"loss became {loss.item()} at step {step}; the last good checkpoint is in {out}")
+        raise ValueError(f"loss became {loss.item()} at step {step}; checkpoints up to then, if any, are in {out}")
 
 
 def log(writer: SummaryWriter, group: str, terms: dict[str, Any], step: int) -> dict[str, float]:
@@ -255,23 +267,24 @@ def log(writer: SummaryWriter, group: str, terms: dict[str, Any], step: int) -> 
     return scalars
 
 
-def write_card(
-    out: Path, config: PretrainConfig | TransferConfig, dataset: LeRobotDataset, extra: dict[str, Any]
-) -> None:
+def settings(config: PretrainConfig | TransferConfig) -> dict[str, Any]:
+    """What decides the weights, as plain values: every option but the folders and how often to log."""
+    values: dict[str, Any] = _plain(asdict(config))
+    return {k: v for k, v in values.items() if k not in ("data", "encoder", "out", "log_every", "save_every")}
+
+
+def write_card(out: Path, card: dict[str, Any]) -> None:
     """out/card.yaml: what made these weights."""
-    settings = yaml.safe_load(yaml.safe_dump(_plain(asdict(config))))
-    data = {"frames": len(dataset), "episodes": len(dataset.episodes), "fps": dataset.fps}
-    card = {**provenance(), "settings": settings, "data": data, **_plain(extra)}
-    (out / "card.yaml").write_text(yaml.safe_dump(card, sort_keys=False))
+    (out / "card.yaml").write_text(yaml.safe_dump(_plain(card), sort_keys=False))
 
 
 def _plain(value: Any) -> Any:
-    """Tuples -> lists, folders -> their last name, for YAML."""
+    """Tuples -> lists, for YAML and JSON."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(v) for v in value]
-    return value.name if isinstance(value, Path) else value
+    return value
 
 
 def main() -> None:
@@ -289,7 +302,7 @@ def main() -> None:
             type(default), default=default, args=rest, prog=f"train.py {sys.argv[1]} --config {chosen.config}"
         )
         run(config)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"train: {error}")
     except KeyboardInterrupt:
         sys.exit("train: stopped; the same command goes on from the last checkpoint")

@@ -52,8 +52,12 @@ def read_card(bundle: Path) -> dict[str, Any]:
         raise ValueError(
             f"wanted a bundle at {bundle}, got no card.yaml there; make one with python -m alam_models.export"
         )
-    card = yaml.safe_load(path.read_text())
-    if not isinstance(card, dict) or not {"sha256", "steps", "replan"} <= set(card):
+    try:
+        card = yaml.safe_load(path.read_text())
+    except yaml.YAMLError:
+        card = None
+    kinds = {"sha256": dict, "steps": int, "replan": int}
+    if not isinstance(card, dict) or not all(isinstance(card.get(key), kind) for key, kind in kinds.items()):
         raise ValueError(f"{path}: wanted a bundle's card with sha256, steps and replan, got another file")
     return card
 

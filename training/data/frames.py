@@ -18,7 +18,7 @@ from training.data.lerobot import LeRobotDataset
 def frame_cache(dataset: LeRobotDataset, role: str) -> np.ndarray:
     """-> (N, height, width, 3) uint8 memory map of every step as a network sees it, made at the first call.
 
-    The file's name carries a hash of the camera's settings and of the dataset, so stale frames are never read."""
+    The file's name carries a hash of the camera's settings and of the dataset's fingerprint."""
     camera = dataset.contract.camera(role)
     folder = dataset.path / "cache"
     folder.mkdir(exist_ok=True)
@@ -47,6 +47,5 @@ def frame_cache(dataset: LeRobotDataset, role: str) -> np.ndarray:
 
 
 def _key(dataset: LeRobotDataset, camera: Camera) -> str:
-    seeds = [(row.get("source"), row.get("seed"), row["length"]) for row in dataset.episodes]
-    text = json.dumps([asdict(camera), dataset.info["total_frames"], seeds], sort_keys=True)
+    text = json.dumps([asdict(camera), dataset.fingerprint()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -5,6 +5,7 @@ meta/episodes/. Episodes are staged one file each (so that a stopped collection 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from alam_models.contract import Contract
 from training.data.video import join_videos, read_video, write_video
@@ -131,15 +133,8 @@ def join_episodes(out: Path, staged: list[Path], contract: Contract) -> None:
 
     pq.write_table(pa.Table.from_pylist(episodes), out / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
     # LeRobot keeps the task string as a pandas index column of this name.
-    pq.write_table(
-        pa.table({"task_index": list(tasks.values()), "__index_level_0__": list(tasks)}), out / "meta" / "tasks.parquet"
-    )
-    arrays = [item for group in groups for _, item in group]
-    stats = {
-        "observation.state": _statistics(np.concatenate([item["state"] for item in arrays])),
-        "action": _statistics(np.concatenate([item["action"] for item in arrays])),
-    }
-    (out / "meta" / "stats.json").write_text(json.dumps(stats, indent=2))
+    pq.write_table(_task_table(tasks), out / "meta" / "tasks.parquet")
+    (out / "meta" / "stats.json").write_text(json.dumps(dataset_statistics(staged, contract), indent=2))
     # info.json comes last: a dataset with it is complete.
     temporary = out / "meta" / "info.json.part"
     temporary.write_text(json.dumps(_info(contract, len(episodes), total, len(tasks)), indent=2))
@@ -158,6 +153,42 @@ def _statistics(values: np.ndarray) -> dict[str, list[float]]:
         "std": values.std(0, dtype=np.float64).tolist(),
         "count": [len(values)],
     }
+
+
+def dataset_statistics(staged: list[Path], contract: Contract) -> dict[str, Any]:
+    """-> stats.json: state and action over all steps; each view over one frame an episode, (3, 1, 1) in [0, 1]."""
+    arrays = []
+    for path in staged:
+        with np.load(path) as item:
+            arrays.append((item["state"], item["action"]))
+    stats: dict[str, Any] = {
+        "observation.state": _statistics(np.concatenate([state for state, _ in arrays])),
+        "action": _statistics(np.concatenate([action for _, action in arrays])),
+    }
+    for role in contract.roles:
+        pixels = []
+        for path, (state, _) in zip(staged, arrays, strict=True):
+            video = path.with_suffix(f".{role}.mp4")
+            frame = next(read_video(video, len(state) // 2, 1, contract.control_rate_hz))
+            pixels.append(frame.reshape(-1, 3) / np.float32(255))
+        channel = _statistics(np.concatenate(pixels))
+        shaped = {key: np.reshape(values, (3, 1, 1)).tolist() for key, values in channel.items() if key != "count"}
+        stats[image_key(role)] = {**shaped, "count": [len(staged)]}
+    return stats
+
+
+def _task_table(tasks: dict[str, int]) -> pa.Table:
+    """LeRobot reads this file with pandas and takes the instruction from the index, so it is marked as one."""
+    index = "__index_level_0__"
+    table = pa.table({"task_index": list(tasks.values()), index: list(tasks)})
+    column = {"pandas_type": "int64", "numpy_type": "int64", "metadata": None}
+    words = {"pandas_type": "unicode", "numpy_type": "object", "metadata": None}
+    columns = [
+        {"name": "task_index", "field_name": "task_index", **column},
+        {"name": None, "field_name": index, **words},
+    ]
+    pandas = {"index_columns": [index], "column_indexes": [], "columns": columns, "pandas_version": "2.0.0"}
+    return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
 
 
 def _info(contract: Contract, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
@@ -186,7 +217,7 @@ def _info(contract: Contract, episodes: int, frames: int, tasks: int) -> dict[st
         "total_frames": frames,
         "total_tasks": tasks,
         "chunks_size": 1000,
-        "fps": contract.control_rate_hz,
+        "fps": int(rate) if (rate := contract.control_rate_hz).is_integer() else rate,
         "splits": {"train": f"0:{episodes}"},
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
         "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
@@ -216,7 +247,9 @@ class LeRobotDataset:
         table = pa.concat_tables(data)
         self.state = np.array(table["observation.state"].to_pylist(), np.float32)
         self.action = np.array(table["action"].to_pylist(), np.float32)
-        self.success = np.array(table["next.success"].to_pylist(), bool)
+        # Datasets from elsewhere need not say when they succeeded; no training reads it.
+        recorded = table["next.success"].to_pylist() if "next.success" in table.column_names else [False] * len(table)
+        self.success = np.array(recorded, bool)
         self._check()
 
     def _check(self) -> None:
@@ -236,6 +269,26 @@ class LeRobotDataset:
                 raise ValueError(f"{self.path}: {name}: wanted finite values, got {values[row]} at step {row}")
         if self.fps != self.contract.control_rate_hz:
             raise ValueError(f"{self.path}: fps: wanted {self.contract.control_rate_hz} by contract, got {self.fps}")
+
+    def fingerprint(self) -> str:
+        """-> 12 hex digits over the contract, every state and action, and the sizes of the video files."""
+        digest = hashlib.sha256(self.contract.to_yaml().encode() + self.state.tobytes() + self.action.tobytes())
+        for path in sorted((self.path / "videos").rglob("*.mp4")):
+            digest.update(f"{path.relative_to(self.path)} {path.stat().st_size}".encode())
+        return digest.hexdigest()[:12]
+
+    def sources(self) -> dict[str, Any]:
+        """-> {"tasks", "training_seeds" [first, last]} of the episodes, where they were recorded."""
+        seeds = [row["seed"] for row in self.episodes if row.get("seed") is not None]
+        tasks = sorted({row["source"] for row in self.episodes if row.get("source")})
+        return {"tasks": tasks, "training_seeds": [min(seeds), max(seeds)] if seeds else []}
+
+    def description(self) -> dict[str, Any]:
+        """-> what a card says of the data: fingerprint, size, and how it was collected where that is recorded."""
+        record = self.path / "collection.yaml"
+        collection = yaml.safe_load(record.read_text()) if record.is_file() else {}
+        size = {"frames": len(self), "episodes": len(self.episodes), "fps": self.fps}
+        return {"fingerprint": self.fingerprint(), **size, "collection": collection}
 
     def __len__(self) -> int:
         return len(self.state)

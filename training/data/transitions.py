@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,16 +16,22 @@ from training.data.lerobot import LeRobotDataset
 BATCH = 256
 
 
+def transitions_hash(encoder: RelationalEncoder) -> str:
+    """-> 12 hex digits over the encoder's sizes and weights."""
+    digest = hashlib.sha256(repr(encoder.config).encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
 @torch.no_grad()
 def transition_cache(dataset: LeRobotDataset, role: str, frames: np.ndarray, encoder: RelationalEncoder) -> np.ndarray:
     """frames (N, h, w, 3) uint8 -> (N, Q*Z) float32: row t is E(frame t, frame t + 1), continuous.
 
     An episode's last row is meaningless (its neighbour is another episode's) and never sampled. The file is named by
     the frames' and the encoder's hash."""
-    digest = hashlib.sha256(str(getattr(frames, "filename", frames.shape)).encode())
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(name.encode() + value.numpy().tobytes())
-    path = dataset.path / "cache" / f"transitions_{role}_{digest.hexdigest()[:12]}.npy"
+    source = Path(str(getattr(frames, "filename", role))).stem  # the frame cache's name carries the frames' hash
+    path = dataset.path / "cache" / f"transitions_{source}_{transitions_hash(encoder)}.npy"
     if not path.exists():
         width = encoder.config.queries * encoder.config.latent_width
         out = np.zeros((len(frames), width), np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import rclpy
@@ -24,6 +25,12 @@ from alam_common.refusal import Refusal
 from alam_common.scores import Attempt, Latents
 
 POLL_S = 0.1
+SETTLE_S = 0.5
+
+
+def _every(topic: topics.Topic) -> topics.Topic:
+    qos = topics.Qos("reliable", "volatile", 200, "who measures must miss none")
+    return replace(topic, qos=qos)
 
 
 class TaskClient:
@@ -40,15 +47,16 @@ class TaskClient:
         self._action = ActionClient(self.node, RunTask, topics.RUN_TASK[0])
         self.statuses: dict[str, Status] = {}  # node name -> what it last said in /diagnostics
         self.views: tuple[str, ...] = ()
-        self._seen: dict[tuple[int, int], float] = {}
+        self._seen: dict[tuple[int, int], float] = {}  # id and stamp of an observation -> wall time [s]
+        self._answered: dict[tuple[int, int], float] = {}
         self._latencies: list[float] = []
         self._inference: list[float] = []
         self._latents: list[Latents] = []
         self._handle: Any = None
         subscribe(self.node, topics.DIAGNOSTICS, self._on_diagnostics)
-        subscribe(self.node, topics.STATE, self._on_state)
-        subscribe(self.node, topics.CHUNK, self._on_chunk)
-        subscribe(self.node, topics.LATENTS, self._on_latents)
+        subscribe(self.node, _every(topics.STATE), self._on_state)
+        subscribe(self.node, _every(topics.CHUNK), self._on_chunk)
+        subscribe(self.node, _every(topics.LATENTS), self._on_latents)
         self._thread = threading.Thread(target=self._spin, name="ros", daemon=True)
         self._thread.start()
 
@@ -74,17 +82,16 @@ class TaskClient:
         """One goal to its end; an interrupt cancels it. timeout_s: robot time; feedback: step and mode.
 
         Raises Refusal when the graph goes away."""
-        for record in (self._latencies, self._inference, self._latents):
+        for record in (self._latencies, self._inference, self._latents, self._seen, self._answered):
             record.clear()
-        self._seen.clear()
         goal = RunTask.Goal(task=task, instruction=instruction, seed=seed, timeout=timeout_s)
-        sent = self._action.send_goal_async(goal, lambda m: feedback(m.feedback.step, m.feedback.mode))
-        handle = self._wait(sent)
+        told = lambda message: feedback(message.feedback.step, message.feedback.mode)  # noqa: E731
+        handle = self._ask(self._action.send_goal_async, goal, told)
         if not handle.accepted:
             raise Refusal(f"{topics.RUN_TASK[0]} did not accept the goal {task!r}")
         self._handle = handle
         try:
-            response = self._wait(handle.get_result_async())
+            response = self._ask(handle.get_result_async)
         except KeyboardInterrupt:
             self.cancel()
             raise
@@ -92,6 +99,7 @@ class TaskClient:
             self._handle = None
         status = {GoalStatus.STATUS_SUCCEEDED: "succeeded", GoalStatus.STATUS_CANCELED: "canceled"}
         result = response.result
+        self._settle()
         return Attempt(
             task,
             seed,
@@ -107,7 +115,7 @@ class TaskClient:
     def cancel(self) -> None:
         """Ask the robot to end the goal that runs, if one does."""
         if handle := self._handle:
-            handle.cancel_goal_async()
+            self._executor.create_task(handle.cancel_goal_async)
 
     def close(self) -> None:
         self._executor.shutdown(timeout_sec=1.0)
@@ -126,6 +134,20 @@ class TaskClient:
             self._executor.spin()
         except ExternalShutdownException:
             pass
+
+    def _ask(self, request: Callable[..., Any], *arguments: Any) -> Any:
+        """Send a request from the executor's thread and wait for its answer.
+
+        From any other thread the answer can come before rclpy has noted the request, and is then lost."""
+        return self._wait(self._wait(self._executor.create_task(request, *arguments)))
+
+    def _settle(self) -> None:
+        """The result may overtake the last chunk: give what is on its way a moment."""
+        deadline = time.monotonic() + SETTLE_S
+        while (
+            self._seen or self._answered or len(self._latents) < len(self._inference)
+        ) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def _until(self, condition: Callable[[], bool], timeout_s: float, wanted: str) -> None:
         deadline = time.monotonic() + timeout_s
@@ -154,13 +176,17 @@ class TaskClient:
             self.statuses[status.name] = Status(int.from_bytes(status.level, "little"), status.message, values)
 
     def _on_state(self, message: StateVector) -> None:
-        self._seen.setdefault((message.observation_id, stamp_ns(message.header.stamp)), time.monotonic())
+        self._pair(self._seen, (message.observation_id, stamp_ns(message.header.stamp)))
 
     def _on_chunk(self, message: ActionChunk) -> None:
-        seen = self._seen.pop((message.observation_id, stamp_ns(message.observation_stamp)), None)
-        if seen is not None:
-            self._latencies.append(time.monotonic() - seen)
-            self._inference.append(message.inference_time)
+        self._inference.append(message.inference_time)
+        self._pair(self._answered, (message.observation_id, stamp_ns(message.observation_stamp)))
+
+    def _pair(self, mine: dict[tuple[int, int], float], key: tuple[int, int]) -> None:
+        """An observation or its answer is here; on this side either may come first."""
+        mine.setdefault(key, time.monotonic())
+        if key in self._seen and key in self._answered:
+            self._latencies.append(max(0.0, self._answered.pop(key) - self._seen.pop(key)))
 
     def _on_latents(self, message: LatentChunk) -> None:
         self.views = tuple(message.views)

@@ -72,8 +72,8 @@ class PolicyNode(LifecycleNode):
             bundle, steps = Path(values["bundle"]), values["steps"] or None
             self._policy = load_policy(bundle, values["runtime"], values["threads"], steps)
             warm_up_s = self._policy.warm_up()
-        except (ValueError, ImportError, OSError) as error:
-            self._refused = str(error)
+        except Exception as error:  # rclpy would swallow it and say nothing but "failed"
+            self._refused = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             self.get_logger().error(self._refused)
             return FAILED
         self._server = PolicyServer(self._policy, Observation, values["seed"], self._publish, time.monotonic)

@@ -222,9 +222,10 @@ class LockstepEpisode(Episode):
         """now: wall time [s] -> why the robot stands still; "" while it runs."""
         if self.gate.closed:
             return self.gate.closed
-        if not self._waiting or self._asked is None:
+        asked = self._asked  # once: the world's thread may clear it while diagnostics ask
+        if not self._waiting or asked is None:
             return ""
-        waited = now - self._asked
+        waited = now - asked
         if self._rejection:
             return f"no usable chunk for {waited:.0f} s: {self._rejection}"
         return f"no chunk for {waited:.0f} s" if waited >= self.patience.hold_after_s else ""

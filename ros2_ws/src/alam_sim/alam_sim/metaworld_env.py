@@ -79,6 +79,11 @@ class MetaWorldEnv:
         self.steps = 0
         self._observation = np.zeros(39)
 
+    @classmethod
+    def alive(cls) -> MetaWorldEnv | None:
+        """-> the environment that is open in this process."""
+        return cls._alive
+
     def reset(self, seed: int) -> None:
         """The same seed gives the same episode to the bit, in any process."""
         self._env.seed(int(seed))

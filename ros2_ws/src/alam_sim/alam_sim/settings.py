@@ -29,7 +29,12 @@ PARAMETERS = (
         "contract.yaml of the bundle that will drive; must agree with this robot",
         form="path, empty: any",
     ),
-    Parameter("video_dir", "", "where to write one mp4 an episode", form="path, empty: none"),
+    Parameter(
+        "video_dir",
+        "",
+        "where to write one mp4 an episode, 20 frames a second: every step in lockstep, life speed in realtime",
+        form="path, empty: none",
+    ),
     Parameter(
         "hold_after", 1.0, "wall time [s] without a chunk after which lockstep reports a hold", low=0.1, high=60.0
     ),

@@ -18,10 +18,10 @@ class EpisodeVideo:
         """Raises ValueError when the folder cannot be made."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+            self._partial = path.with_suffix(".partial.mp4")
+            self._container = av.open(str(self._partial), "w")
+        except OSError as error:  # av's errors are OSErrors too
             raise ValueError(f"video: wanted a folder {path.parent} to write into, got: {error}") from None
-        self._partial = path.with_suffix(".partial.mp4")
-        self._container = av.open(str(self._partial), "w")
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         self._stream.pix_fmt = "yuv420p"
         self._stream.options = {"preset": "veryfast", "crf": "20"}

@@ -170,7 +170,9 @@ class World:
         cancelled: Callable[[], str],
         feedback: Callable[[int, str], None],
     ) -> None:
-        every = max(1, round(self.contract.control_rate_hz / VIDEO_RATE_HZ))
+        # In lockstep nobody waits for a film: every step is in it, and it plays slower than life.
+        lockstep = self._config.mode == "lockstep"
+        every = 1 if lockstep else max(1, round(self.contract.control_rate_hz / VIDEO_RATE_HZ))
         while True:
             if reason := cancelled():
                 episode.end(False, reason)
@@ -222,10 +224,7 @@ class World:
     def _film(self, task: str, goal: Goal) -> EpisodeVideo | None:
         if self._config.video_dir is None:
             return None
-        every = max(1, round(self.contract.control_rate_hz / VIDEO_RATE_HZ))
-        return EpisodeVideo(
-            self._config.video_dir / f"{task}-seed{goal.seed}.mp4", self.contract.control_rate_hz / every
-        )
+        return EpisodeVideo(self._config.video_dir / f"{task}-seed{goal.seed}.mp4", VIDEO_RATE_HZ)
 
     def _film_path(self, task: str, goal: Goal, result: EpisodeResult) -> Path:
         assert self._config.video_dir is not None
