@@ -21,7 +21,6 @@ def test_no_image_is_lost_between_two_processes():
     pytest.importorskip("rclpy")
     env = {
         **os.environ,
-        "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(PROFILE),
         "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",

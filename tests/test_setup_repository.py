@@ -87,5 +87,5 @@ def test_no_file_names_a_folder_of_one_machine():
 
 
 def test_no_file_is_large():
-    large = [str(path.relative_to(ROOT)) for path in own_files() if path.stat().st_size > 25_000_000]
-    assert not large, f"wanted at most 25 MB a file: {large}"
+    large = [str(path.relative_to(ROOT)) for path in own_files() if path.stat().st_size > 20_000_000]
+    assert not large, f"wanted at most 20 MB a file: {large}"

@@ -53,8 +53,9 @@ _alam_env() {
 
     export ALAM_CHECKPOINTS="${ALAM_CHECKPOINTS:-$root/checkpoints}"
 
-    # Rendering without a display, one thread a renderer (the policy needs the other core); discovery stays on this host.
-    if [[ -z "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ]]; then export MUJOCO_GL="${MUJOCO_GL:-osmesa}"; fi
+    # Software rendering also where there is a display: a window library wants the main thread, and the policy wants the
+    # pixels it was trained on. One thread a renderer (the policy needs the other core); discovery stays on this host.
+    export MUJOCO_GL="${MUJOCO_GL:-osmesa}"
     export LP_NUM_THREADS="${LP_NUM_THREADS:-1}"
     export ROS_AUTOMATIC_DISCOVERY_RANGE="${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}"
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from setup_run import SetupError
 
-DISTROS = ("jazzy", "kilted")  # both on Python 3.12, for which constraints.txt was resolved too
+DISTROS = ("jazzy",)  # on Python 3.12, for which constraints.txt was resolved too
 WHEELS = "wheels"  # what stands in place of a distribution's name when none is sourced
 WHEEL_PYTHONS = ((3, 11), (3, 13))  # first and last CPython that constraints.txt was resolved for
 

@@ -124,7 +124,7 @@ def fill_latents(
     sent_ns: int,
     policy_id: str,
 ) -> None:
-    """latents (H, V, Q*Z) -> alam_msgs/LatentChunk. Raises ValueError when V is not the number of views."""
+    """latents (H, V, P) as generated -> alam_msgs/LatentChunk. Raises ValueError when V is not the number of views."""
     if latents.ndim != 3 or latents.shape[1] != len(views):
         raise ValueError(f"latents: wanted (H, {len(views)}, width), got shape {latents.shape}")
     fill_stamp(message.header.stamp, sent_ns)
@@ -136,7 +136,7 @@ def fill_latents(
 
 
 def read_latents(message: Any) -> np.ndarray:
-    """alam_msgs/LatentChunk -> (H, V, Q*Z) float32. Raises ValueError when sizes disagree."""
+    """alam_msgs/LatentChunk -> (H, V, P) float32. Raises ValueError when sizes disagree."""
     shape = (int(message.horizon), len(message.views), int(message.width))
     if len(message.latents) != shape[0] * shape[1] * shape[2]:
         raise ValueError(f"latents: wanted {shape[0]} x {shape[1]} x {shape[2]} numbers, got {len(message.latents)}")

@@ -7,7 +7,6 @@ multisampling off (10x faster in software), and `seeded_rand_vec` for exact epis
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ CONTROL_RATE_HZ = 80.0
 MAX_STEPS = 500  # MetaWorld's own max_path_length
 FRAME_SIZE = 128  # [px] of both views
 THIRD_PERSON_POSITION = (0.75, 0.075, 0.7)  # [m] of corner2, as in common MetaWorld VLA protocols
-if "MUJOCO_GL" not in os.environ and sys.platform == "linux" and not os.environ.get("DISPLAY"):
-    os.environ["MUJOCO_GL"] = "osmesa"  # MuJoCo reads it once, at its first import
+# MuJoCo reads it once, at its first import. Software rendering also where there is a display: the same pixels
+# everywhere, and on any thread.
+os.environ.setdefault("MUJOCO_GL", "osmesa")
 
 _CAMERAS = {"third_person": "corner2", "wrist": "gripperPOV"}
 
