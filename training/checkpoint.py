@@ -64,7 +64,7 @@ def resume(
         return 0
     path = found[-1]
     record = json.loads((path / "state.json").read_text())
-    wanted, got = _flat(record["identity"]), _flat(json.loads(json.dumps(identity)))
+    wanted, got = _flat(record.get("identity", {})), _flat(json.loads(json.dumps(identity)))
     for name in sorted(wanted.keys() | got.keys()):
         if wanted.get(name) != got.get(name):
             raise ValueError(

@@ -6,6 +6,7 @@ multisampling off (10x faster in software), and `seeded_rand_vec` for exact epis
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -122,6 +123,12 @@ class MetaWorldEnv:
             frame = self._renderer.render()
             frames[role] = np.ascontiguousarray(frame[::-1, ::-1] if role == "third_person" else frame)
         return frames
+
+    def field_of_view_rad(self, role: str) -> float:
+        """-> vertical field of view [rad] of the camera behind a role."""
+        model = self._env.model
+        camera = self._mujoco.mj_name2id(model, self._mujoco.mjtObj.mjOBJ_CAMERA, _CAMERAS[role])
+        return math.radians(float(model.cam_fovy[camera]))
 
     def close(self) -> None:
         if MetaWorldEnv._alive is self:

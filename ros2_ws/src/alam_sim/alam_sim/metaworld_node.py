@@ -30,7 +30,6 @@ from alam_control.chunk_buffer import TimedChunk
 from alam_models.contract import Contract, disagreements
 from alam_sim.episode import EpisodeResult, Goal, Observed, Patience
 from alam_sim.metaworld_env import MAX_STEPS, MetaWorldEnv, metaworld_contract
-from alam_sim.metaworld_fov import field_of_view
 from alam_sim.metaworld_tasks import INSTRUCTIONS, check_task
 from alam_sim.settings import PARAMETERS, bundle_replan
 from alam_sim.world import World, WorldConfig
@@ -207,7 +206,7 @@ class MetaWorldNode(Node):
             assert isinstance(env, MetaWorldEnv)
             env.reset(0)
             env.render()
-            return {role: field_of_view(env, role) for role in self._contract.roles}
+            return {role: env.field_of_view_rad(role) for role in self._contract.roles}
 
         try:
             return self._thread.submit(prepare).result()
