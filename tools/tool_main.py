@@ -13,7 +13,8 @@ INTERRUPTED = 130
 
 def guarded(name: str, body: Callable[[], int]) -> int:
     """-> the exit code of body; 1 after a sentence that says what was wrong, 130 after Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):  # SIGINT too: a shell's background job inherits it ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         from alam_common.refusal import Refusal
     except ImportError:

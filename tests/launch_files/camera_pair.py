@@ -23,6 +23,7 @@ from std_msgs.msg import UInt64
 FRESH = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # as cameras are published
 TOPICS = ("third_person", "wrist")
 WIDTH, HEIGHT = 640, 480
+GREETING = 10**6  # a pair's number that is not counted
 
 
 def read(node) -> None:
@@ -45,20 +46,32 @@ def send(node, pairs: int, rate_hz: float) -> dict[str, float]:
     publishers = [node.create_publisher(Image, topic, FRESH) for topic in TOPICS]
     sent_at: list[float] = []
     took: dict[int, float] = {}
-    node.create_subscription(
-        UInt64, "pair", lambda message: took.setdefault(message.data, time.monotonic() - sent_at[message.data]), 100
-    )
-    end = time.monotonic() + 30
-    while min(publisher.get_subscription_count() for publisher in publishers) == 0 and time.monotonic() < end:
-        rclpy.spin_once(node, timeout_sec=0.05)
+    connected = False
+
+    def answered(message: UInt64) -> None:
+        nonlocal connected
+        connected = True
+        if message.data != GREETING:
+            took.setdefault(message.data, time.monotonic() - sent_at[message.data])
+
+    node.create_subscription(UInt64, "pair", answered, 100)
     pixels = array.array("B", os.urandom(WIDTH * HEIGHT * 3))
-    start = time.monotonic()
-    for number in range(pairs):
-        sent_at.append(time.monotonic())
+
+    def publish(number: int) -> None:
         for publisher in publishers:
             image = Image(width=WIDTH, height=HEIGHT, step=WIDTH * 3, encoding="rgb8", data=pixels)
             image.header.stamp.sec = number
             publisher.publish(image)
+
+    # Both ways must stand before anything counts: greet until the first answer.
+    end = time.monotonic() + 30
+    while not connected and time.monotonic() < end:
+        publish(GREETING)
+        rclpy.spin_once(node, timeout_sec=0.2)
+    start = time.monotonic()
+    for number in range(pairs):
+        sent_at.append(time.monotonic())
+        publish(number)
         until = start + (number + 1) / rate_hz if rate_hz else sent_at[-1] + 1.0
         while time.monotonic() < until and (rate_hz or number not in took):
             rclpy.spin_once(node, timeout_sec=max(0.0, until - time.monotonic()))
