@@ -102,6 +102,26 @@ def test_transfer_resumes_to_the_bit_exports_and_serves(
     assert chunk.actions.shape == (4, 4) and chunk.latents.shape == (4, 2, 8)
 
 
+def test_stopped_at_the_final_checkpoint_loses_nothing(
+    data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import training.train as module
+
+    original, out = module.save_checkpoint, tmp_path / "run"
+
+    def stop_after_the_last(folder: Path, step: int, *rest: object) -> None:
+        original(folder, step, *rest)  # type: ignore[arg-type]
+        if step == 6:
+            raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(module, "save_checkpoint", stop_after_the_last)
+        pretrain(pretrain_config(data, out))
+    pretrain(pretrain_config(data, out))
+    assert same_weights(encoder / "alam.safetensors", out / "alam.safetensors")
+    assert (out / "card.yaml").is_file()
+
+
 def test_another_run_does_not_resume(data: Path, encoder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(encoder, out)

@@ -89,9 +89,11 @@ def pretrain(config: PretrainConfig) -> None:
             # Rows: b and c as they are and, below each, as reconstructed from a, for eight triplets.
             rows = [terms["target"][0], terms["prediction"][0], terms["target"][2], terms["prediction"][2]]
             writer.add_image("held_out/reconstruction", torch.cat([torch.cat(list(r[:8]), 2) for r in rows], 1), done)
-            save_checkpoint(config.out, done, model, optimiser, generator, identity)
             write_card(config.out, {**card, "steps": done, "held_out": scores})
-    save_weights(config.out, "alam", model.state_dict(), config.model)
+            if done == config.steps:
+                save_weights(config.out, "alam", model.state_dict(), config.model)
+            # The checkpoint comes last: whoever finds the final one finds everything else, too.
+            save_checkpoint(config.out, done, model, optimiser, generator, identity)
     print(f"encoder at {config.out}; held-out: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
 
 
@@ -181,9 +183,9 @@ def transfer(config: TransferConfig) -> None:
             scores = score(config.model, average, batch(starts_now, 0), config.seed)
             log(writer, "held_out", scores, done)
             bar.write(f"step {done}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
-            save_checkpoint(config.out, done, model, optimiser, generator, identity, average)
             save_weights(config.out, "policy", average, config.model)
             write_card(config.out, {**card, "steps": done, "held_out": scores})
+            save_checkpoint(config.out, done, model, optimiser, generator, identity, average)
     print(f"policy at {config.out}; held-out: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
 
 
