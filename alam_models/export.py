@@ -132,6 +132,8 @@ def _write(graph: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], o
             verbose=False,
         )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, with the folders of the machine that exported
     program.save(str(path), external_data=False)
 
 

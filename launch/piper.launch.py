@@ -18,6 +18,7 @@ DOMAINS = [str(domain) for domain in (*range(102), *range(215, 233))]  # those w
 RANGE = EnvironmentVariable("ROS_AUTOMATIC_DISCOVERY_RANGE", default_value="LOCALHOST")
 PROFILE = PathJoinSubstitution([SHARE, "config", "fastdds.xml"])
 ROBOT = LaunchConfiguration("robot")
+COME_BACK = ("policy_node", "camera_node", "piper_node")
 
 
 def argument(name, default, description, choices=None):
@@ -25,8 +26,9 @@ def argument(name, default, description, choices=None):
 
 
 def when_one_ends(event, context):
-    """Every process is needed. Only the policy comes back, unless it says (exit code 2) that its settings are wrong."""
-    comes_back = event.process_name.startswith("policy_node") and event.returncode != 2
+    """Every process is needed. Those of COME_BACK start anew, unless they say (exit code 2) that their settings are
+    wrong; a driver that comes back stays disabled until a person enables it."""
+    comes_back = event.process_name.startswith(COME_BACK) and event.returncode != 2
     if context.is_shutdown or comes_back:
         return None
     if event.returncode != 0:  # an exception is what makes the exit code of `ros2 launch` 1
@@ -41,11 +43,15 @@ def generate_launch_description():
     profile = EnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", default_value=PROFILE)
     return LaunchDescription(
         [
-            argument("robot", "metaworld", "who serves the robot interface", ["metaworld"]),
+            argument("robot", "metaworld", "who serves the robot interface", ["metaworld", "piper"]),
             argument("task", "reach-v3", "task that /run_task does when its goal names none"),
             argument("bundle", [CHECKPOINTS, "/", ROBOT, "-mini"], "folder of the exported policy"),
             argument("mode", "lockstep", "does the world wait for the policy", ["lockstep", "realtime"]),
             argument("runtime", "onnxruntime", "library that runs the policy", ["onnxruntime"]),
+            argument("emulate", "false", "robot:=piper without hardware: emulated arm and cameras", ["true", "false"]),
+            argument("can", "can0", "robot:=piper: CAN channel, or the path of the emulator's socket"),
+            argument("third_person_serial", "", "robot:=piper: serial number of that RealSense"),
+            argument("wrist_serial", "", "robot:=piper: serial number of that RealSense"),
             argument("video_dir", "", "folder for one mp4 an episode; empty: none"),
             argument("domain_id", DOMAIN, "ROS domain of every node", DOMAINS),
             argument("discovery", RANGE, "how far nodes look for others", ["LOCALHOST", "SUBNET", "OFF"]),

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import alam_cameras.settings
+import alam_piper.settings
 import alam_policy.settings
 import alam_sim.settings
 from alam_common.diagnostics import Durations, Rate
@@ -15,7 +17,12 @@ from alam_common.statistics import wilson
 from alam_common.topics import TOPICS, Qos, camera_topic, topic_row
 
 PACKAGES = Path(__file__).resolve().parent.parent / "ros2_ws/src"
-SETTINGS = {"alam_sim": alam_sim.settings, "alam_policy": alam_policy.settings}
+SETTINGS = {
+    "alam_cameras": alam_cameras.settings,
+    "alam_piper": alam_piper.settings,
+    "alam_policy": alam_policy.settings,
+    "alam_sim": alam_sim.settings,
+}
 
 
 def readme(package):

@@ -19,7 +19,14 @@ FILES = sorted((ROOT / "launch").glob("*.py"))
 API = yaml.safe_load((Path(__file__).parent / "launch_files/jazzy_api.yaml").read_text())
 STAND_IN = ROOT / "tools/ros2_standin/api"
 CONFIG = ROOT / "ros2_ws/src/alam_bringup/config"
-OPEN = {"task", "bundle", "video_dir"}  # arguments whose values cannot be listed
+OPEN = {
+    "task",
+    "bundle",
+    "video_dir",
+    "can",
+    "third_person_serial",
+    "wrist_serial",
+}  # arguments whose values cannot be listed
 
 
 def calls(tree: ast.AST, names: dict[str, str]):
@@ -52,7 +59,7 @@ def imports(tree: ast.AST) -> tuple[set[tuple[str, str]], dict[str, str]]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_short_and_only_the_public_api(path):
     text = path.read_text()
-    assert len(text.splitlines()) < 70, "a launch file only wires"
+    assert len(text.splitlines()) < 80, "a launch file only wires"
     tree = ast.parse(text)
     pairs, names = imports(tree)
     unknown = {f"{module}.{name}" for module, name in pairs if name not in API["modules"].get(module, ())}

@@ -17,6 +17,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MANIFESTS = sorted((ROOT / "ros2_ws" / "src").glob("*/package.xml"))
 PYTHON_PACKAGES = [path.parent for path in MANIFESTS if (path.parent / "setup.py").is_file()]
 NOT_ROS = {"alam_models", "cv2", "numpy", "yaml", "mujoco", "metaworld", "av", "PIL", "imageio", "gymnasium", "tqdm"}
+NOT_ROS |= {"can", "piper_sdk", "pyrealsense2", "ruckig", "scipy"}
 
 
 def own_files() -> list[Path]:

@@ -44,7 +44,7 @@ class Ros:
     @property
     def extras(self) -> tuple[str, ...]:
         """The extras of pyproject.toml that the set-up installs."""
-        return ("colcon" if self.sourced else "ros", "sim", "train", "export", "dev")
+        return ("colcon" if self.sourced else "ros", "robot", "sim", "train", "export", "dev")
 
 
 def choose_ros(environ: Mapping[str, str], root: Path) -> tuple[Ros, str]:

@@ -32,6 +32,7 @@ def pieces(python: str) -> tuple[Piece, ...]:
         Piece("Python's headers", "python3-dev", partial(_python_has, python, _HEADERS)),
         Piece("the OSMesa library", "libosmesa6", partial(_library, "OSMesa")),
         Piece("the EGL library", "libegl1", partial(_library, "EGL")),
+        Piece("the USB library", "libusb-1.0-0", partial(_library, "usb-1.0")),
         Piece("Mesa's drivers", "libgl1-mesa-dri", _mesa_drivers),
     )
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from setup_run import content_key, is_stamped, run_logged, write_stamp
 
-BRINGUP = "alam_bringup"  # installs folders from outside of ros2_ws as links: their names count, not what is in them
-LINKED = ("launch", "checkpoints")
+BRINGUP = "alam_bringup"  # installs folders from outside of ros2_ws
+LAUNCH, BUNDLES = "launch", "checkpoints"  # of the large bundles only the names count: they are links
 IGNORED = ("__pycache__", ".pyc", ".egg-info")
 
 
@@ -22,10 +22,10 @@ def package_keys(root: Path, environment_key: str) -> dict[str, str]:
     keys = {}
     for manifest in sorted((root / "ros2_ws" / "src").glob("*/package.xml")):
         package = manifest.parent
-        linked = [path for folder in LINKED for path in (root / folder).rglob("*") if package.name == BRINGUP]
-        linked += list((package / "config").rglob("*"))
-        names = [str(path) for path in sorted(linked) if _counts(path)]
-        files = [path for path in package.rglob("*") if path.is_file() and _counts(path) and path not in linked]
+        bringup = package.name == BRINGUP
+        names = [str(path) for path in sorted((root / BUNDLES).rglob("*")) if bringup and _counts(path)]
+        found = [*package.rglob("*"), *((root / LAUNCH).rglob("*") if bringup else ())]
+        files = [path for path in found if path.is_file() and _counts(path)]
         keys[package.name] = content_key(files, environment_key, *names)
     return keys
 

@@ -41,6 +41,7 @@ _FRESH = Qos(
     "best_effort", "volatile", 1, "only the newest frame is of use; a late one must not queue behind an older one"
 )
 _SMALL_FRESH = Qos("reliable", "volatile", 1, "only the newest one is of use, and it is small enough to be sent again")
+_FRESH_STATE = Qos("best_effort", "volatile", 1, "at 200 Hz only the newest one is of use")
 _LATCHED = Qos("reliable", "transient_local", 1, "said once; whoever comes later must still hear it")
 _CLOCK = Qos("best_effort", "volatile", 1, "rclpy and rclcpp listen to simulator time with this profile")
 
@@ -86,6 +87,29 @@ CHUNK = Topic("/policy/chunk", "alam_msgs/msg/ActionChunk", "each answer", "the 
 LATENTS = Topic(
     "/policy/latents", "alam_msgs/msg/LatentChunk", "each answer", "the co-generated latents: inspected, never executed"
 )
+JOINT_STATES = Topic(
+    "/joint_states",
+    "sensor_msgs/msg/JointState",
+    "200 Hz",
+    "measured position [rad], velocity [rad/s] and effort [N*m] of the joints; the gripper in [m], [m/s], [N]",
+    _FRESH_STATE,
+)
+COMMAND = Topic(
+    "/robot/command",
+    "sensor_msgs/msg/JointState",
+    "200 Hz while the arm is driven",
+    "what the gate passed and the bus got: position [rad], velocity [rad/s]; the gripper in [m]; for logs and tests",
+    _FRESH_STATE,
+)
+ARM_STATUS = Topic(
+    "/robot/arm_status",
+    "alam_msgs/msg/ArmStatus",
+    "10 Hz and on a change",
+    "mode, reason, faults in words, temperatures",
+)
+OPERATOR_STOP = Topic(
+    "/robot/operator_stop", "std_msgs/msg/Bool", "at will", "true: stop now, latched, as /robot/stop; false: nothing"
+)
 DIAGNOSTICS = Topic(
     "/diagnostics",
     "diagnostic_msgs/msg/DiagnosticArray",
@@ -107,6 +131,10 @@ TOPICS: tuple[Topic, ...] = (
     CONTRACT,
     CHUNK,
     LATENTS,
+    JOINT_STATES,
+    COMMAND,
+    ARM_STATUS,
+    OPERATOR_STOP,
     DIAGNOSTICS,
     CLOCK,
 )
@@ -115,6 +143,7 @@ SERVICES = {
     "/robot/enable": ("std_srvs/srv/SetBool", "true: motion allowed; false: hold"),
     "/robot/stop": ("std_srvs/srv/Trigger", "hold now; latched until /robot/reset"),
     "/robot/reset": ("std_srvs/srv/Trigger", "clear a latched stop; refused while a task runs"),
+    "/robot/home": ("std_srvs/srv/Trigger", "arms: move slowly to the home position; refused while a task runs"),
 }
 RUN_TASK = ("/run_task", "alam_msgs/action/RunTask")
 

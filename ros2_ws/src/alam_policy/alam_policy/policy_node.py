@@ -76,7 +76,9 @@ class PolicyNode(LifecycleNode):
             self._refused = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             self.get_logger().error(self._refused)
             return FAILED
-        self._server = PolicyServer(self._policy, Observation, values["seed"], self._publish, time.monotonic)
+        self._server = PolicyServer(
+            self._policy, Observation, values["seed"], self._publish, time.monotonic, values["max_skew"]
+        )
         for role in self._policy.contract.roles:
             self._sources.append(subscribe(self, topics.IMAGES[role], partial(self._on_image, role)))
         self._sources.append(subscribe(self, topics.STATE, self._on_state))

@@ -10,6 +10,7 @@ import numpy as np
 
 from alam_common.alignment import Synchroniser
 from alam_common.diagnostics import ERROR, OK, WARN, Durations, Rate, Status
+from alam_common.pairing import Pairing
 from alam_models.contract import Contract, disagreements
 from alam_policy.worker import NewestWins
 
@@ -44,12 +45,19 @@ class PolicyServer:
         seed: int,
         publish: Callable[[Answer], None],
         clock: Callable[[], float],
+        max_skew_s: float = 0.0,
     ) -> None:
-        """policy, make_observation: of alam_models.runtime; clock: monotonic wall time [s]."""
+        """policy, make_observation: of alam_models.runtime; clock: monotonic wall time [s].
+
+        max_skew_s: how far apart the stamps of one observation may lie; 0: they are equal, as simulators give them."""
         self._policy, self._make_observation, self._seed = (policy, make_observation, seed)
         self._publish, self._clock = publish, clock
         self._streams = (*policy.contract.roles, STATE_STREAM)
         self._align = Synchroniser(self._streams)
+        leading, *others = self._streams
+        skew_ns = int(max_skew_s * 1e9)
+        self._pairing = Pairing(leading, others, skew_ns, shared=(STATE_STREAM,)) if skew_ns else None
+        self._streams_seen = {stream: Rate() for stream in self._streams}
         self._worker = NewestWins(self._answer)
         self._last: Answer | None = None
         self.active = False
@@ -72,7 +80,13 @@ class PolicyServer:
         """stream: a camera role with item (h, w, 3) uint8, or "state" with a Proprioception; stamp: robot time [ns]."""
         if not (self.active and self._fits):
             return
-        whole = self._align.add(stream, stamp_ns, item)
+        self._streams_seen[stream].tick(self._clock())
+        whole: dict[str, Any] | None
+        if self._pairing is not None:
+            paired = self._pairing.add(stream, stamp_ns, item)
+            whole, stamp_ns = (paired.items, paired.stamp_ns) if paired else (None, 0)
+        else:
+            whole = self._align.add(stream, stamp_ns, item)
         if whole is not None:
             self._observations.tick(self._clock())
             self._worker.offer((whole, stamp_ns))
@@ -80,6 +94,8 @@ class PolicyServer:
     def activate(self, active: bool) -> None:
         self.active = active
         self._align.clear()
+        if self._pairing is not None:
+            self._pairing.clear()
 
     def stop(self, timeout_s: float = 0.7) -> bool:
         """-> whether the worker's thread ended in time."""
@@ -107,6 +123,15 @@ class PolicyServer:
             "items_dropped": str(self._align.dropped),
             "observations_superseded": str(self._worker.superseded),
         }
+        for stream, seen in self._streams_seen.items():
+            values[f"{stream}_count"] = str(seen.count)
+            values[f"{stream}_age_s"] = f"{seen.age_s(now):.2f}"
+        if self._pairing is not None:
+            values["pairs"] = str(self._pairing.complete)
+            values["pairs_rejected"] = str(self._pairing.rejected)
+            for stream, skew in self._pairing.skew.items():
+                for percent in (50, 99):
+                    values[f"{stream}_skew_p{percent}_ms"] = f"{skew.percentile_ms(percent):.1f}"
         return Status(level, f"{mode}: {reason}" if reason else mode, values)
 
     def _answer(self, request: tuple[dict[str, Any], int]) -> None:

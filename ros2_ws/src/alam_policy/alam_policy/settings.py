@@ -13,6 +13,13 @@ PARAMETERS = (
     Parameter(
         "seed", 0, "of the policy's noise; with the observation's id it decides every bit", low=0, high=2**31 - 1
     ),
+    Parameter(
+        "max_skew",
+        0.0,
+        "how far apart images and state of one observation may be stamped [s]; 0: equal stamps, as simulators give",
+        low=0.0,
+        high=0.5,
+    ),
     Parameter("autostart", True, "configure and activate at start; false: wait for lifecycle commands"),
 )
 PUBLISHED = (CHUNK, LATENTS, DIAGNOSTICS)

@@ -1,0 +1,131 @@
+"""Every fault while the arm moves: no limit broken, a hold in time, said in words, and what comes after as it must
+be."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy")
+pytest.importorskip("alam_msgs")
+
+from rig import Rig, broken_limits, moved_at, seconds_to_hold
+from scenarios import SCENARIOS, Scenario
+
+pytestmark = [pytest.mark.ros, pytest.mark.sim, pytest.mark.slow]
+
+BUNDLE = Path(__file__).resolve().parents[2] / "checkpoints/piper-practice"
+RECOVERY_S = 40.0  # for a process that starts anew on a loaded machine
+
+
+@pytest.fixture(scope="module")
+def rigs(tmp_path_factory):
+    """One graph for as many faults as it survives in order."""
+    kept: list[Rig] = []
+
+    def give() -> Rig:
+        if not kept:
+            kept.append(Rig(BUNDLE, tmp_path_factory.mktemp("rig")))
+            kept[0].launch()
+        return kept[0]
+
+    def drop() -> None:
+        while kept:
+            kept.pop().close()
+
+    give.drop = drop  # type: ignore[attr-defined]
+    yield give
+    drop()
+
+
+@pytest.fixture(scope="module")
+def results():
+    """What was measured, written where ALAM_FAULT_RESULTS says (tools/fault_table.py makes the README's table of
+    it)."""
+    measured: list[dict[str, object]] = []
+    yield measured
+    if path := os.environ.get("ALAM_FAULT_RESULTS"):
+        Path(path).write_text(json.dumps(measured, indent=2) + "\n")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_fault(scenario: Scenario, rigs, results):
+    rig = rigs()
+    try:
+        run(scenario, rig, results)
+    except BaseException:
+        rigs.drop()  # the next one starts from a fresh graph
+        raise
+    if scenario.after == "launch":
+        rigs.drop()
+
+
+def run(scenario: Scenario, rig: Rig, results: list[dict[str, object]]) -> None:
+    rig.begin()
+    began = time.monotonic()
+    scenario.inject(rig)
+    rides = scenario.after == "rides through"
+    if rides:
+        time_to_hold = 0.0
+        rig.until(lambda: time.monotonic() - began > 2.5, 5, "the fault to pass")
+    else:
+        rig.until(lambda: held_after(rig, began) is not None, scenario.hold_s + 10, "the arm to hold")
+        time_to_hold = held_after(rig, began) or 0.0
+        assert time_to_hold <= scenario.hold_s
+    if scenario.words:
+        rig.until(lambda: any(word in rig.said(began) for word in scenario.words), 10, f"one of {scenario.words}")
+    if scenario.clear:
+        scenario.clear(rig)
+    assert broken_limits(rig.tap.commands(began - 0.5)) == []
+    recovered = recover(scenario, rig)
+    if scenario.after in (
+        "goes on",
+        "rides through",
+    ):  # otherwise power came anew: commands followed the arm until then
+        assert broken_limits(rig.tap.commands(began - 0.5)) == []
+    results.append(
+        {
+            "fault": scenario.name,
+            "held_after_s": None if rides else round(time_to_hold, 2),
+            "said": telling(rig.said(began), scenario.words),
+            "after": scenario.after,
+            "moves_again_after_s": None if recovered is None else round(recovered, 1),
+        }
+    )
+
+
+def held_after(rig: Rig, began: float) -> float | None:
+    return seconds_to_hold(rig.tap.commands(began), began, time.monotonic())
+
+
+def recover(scenario: Scenario, rig: Rig) -> float | None:
+    """Do what a person must, and nothing before -> seconds until the arm moved again."""
+    if scenario.after == "launch":
+        rig.until(lambda: not rig.pids("driver"), 15, "no process of the graph to be left")
+        return None
+    if scenario.after in ("reset", "enable"):
+        wanted = "stopped" if scenario.after == "reset" else "disabled"
+        rig.until(lambda: rig.mode() == wanted, RECOVERY_S, f"the mode {wanted}")
+        since = time.monotonic()
+        rig.until(lambda: time.monotonic() - since > 1.5, 3, "")  # nothing moves by itself
+        assert not len(moved_at(rig.tap.commands(since))), "it moved before a person allowed it"
+        if scenario.after == "reset":
+            rig.reset()
+        began = time.monotonic()
+        rig.begin()
+        return time.monotonic() - began
+    if scenario.new_task:
+        rig.start_task()
+    return rig.until(rig.moving, RECOVERY_S, "the arm to move again")
+
+
+def telling(said: str, words: tuple[str, ...]) -> str:
+    """-> the line that names the fault."""
+    for line in said.splitlines():
+        if any(word in line for word in words):
+            return line
+    return ""
