@@ -70,39 +70,15 @@ def test_all_links_and_the_fingertips_are_where_the_numbers_say(twin):
     assert np.allclose(twin.position, pose)
 
 
-def test_the_drives_lag_then_settle(twin):
-    twin.reset(arm.HOME)
-    target = [*arm.HOME, 0.3, 0.3, -0.3, 0.3, 0.3, 0.3, 0.05]
-    twin.step(target, ON, 0.05)
-    assert (np.abs(twin.position - arm.HOME)[:6] < 0.15).all() and (twin.velocity > 0).any()
-    for _ in range(600):
-        twin.step(target, ON, 0.005)
-    assert np.abs(twin.position - target)[:6].max() < 0.005 and abs(twin.position[6] - target[6]) < 0.001
-    assert np.abs(twin.velocity).max() < 0.01
-    assert 1.0 < np.abs(twin.effort[:3]).max() < 20.0  # it carries its own weight
-
-
 def test_joints_without_power_sag_slower_when_damped(twin):
     def fall(damped, seconds=0.5):
-        twin.reset([*arm.HOME, 0, 0.5, 0, 0, 0, 0, 0])
+        twin.reset(arm.HOME + np.array([0, 0.5, 0, 0, 0, 0, 0]))
         start = twin.position
         for _ in range(round(seconds / 0.005)):
             twin.step(start, OFF, 0.005, damped=damped)
         return np.abs(twin.position - start)[:3].max()
 
     assert 0.005 < fall(damped=True) < fall(damped=False)
-
-
-def test_torque_takes_the_place_of_the_drives(twin):
-    twin.reset(arm.HOME)
-    none = (np.zeros(6), np.zeros(6))
-    for _ in range(20):
-        twin.step(arm.HOME, ON, 0.005, torque=np.array([2.0, 0, 0, 0, 0, 0]), gains=none)
-    assert twin.position[0] > 0.05
-    twin.reset(arm.HOME)
-    for _ in range(200):
-        twin.step(arm.HOME, ON, 0.005, torque=np.zeros(6), gains=none)
-    assert np.abs(twin.position - arm.HOME)[:6].max() < 0.02  # weightless, held by friction
 
 
 def test_the_same_motion_gives_the_same_bits(twin):

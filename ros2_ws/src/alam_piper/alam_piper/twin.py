@@ -1,7 +1,7 @@
 """The Piper in MuJoCo: a model made from the numbers of arm.py, and its dynamics behind the drives' position control.
 
 Primitive shapes only. Kinematics are the vendor's; masses are estimates that add up to the arm's weight; gains and
-friction of the joints are those of public models of this arm, the gripper's are stiffer, so that it holds what it grips.
+friction of the joints are those of public models of this arm, the gripper's are stiffer: it holds what it grips.
 Like the real drives, an enabled joint carries the arm's own weight (gravity and Coriolis forces, but no payload): what
 remains at rest is friction, at most 0.02 rad right after a motion and under 0.005 rad three seconds later."""
 
