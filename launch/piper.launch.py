@@ -43,7 +43,7 @@ def generate_launch_description():
     profile = EnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", default_value=PROFILE)
     return LaunchDescription(
         [
-            argument("robot", "metaworld", "who serves the robot interface", ["metaworld", "piper"]),
+            argument("robot", "metaworld", "who serves the robot interface", ["metaworld", "piper", "piper_mujoco"]),
             argument("task", "reach-v3", "task that /run_task does when its goal names none"),
             argument("bundle", [CHECKPOINTS, "/", ROBOT, "-mini"], "folder of the exported policy"),
             argument("mode", "lockstep", "does the world wait for the policy", ["lockstep", "realtime"]),

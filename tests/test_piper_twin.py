@@ -70,6 +70,18 @@ def test_all_links_and_the_fingertips_are_where_the_numbers_say(twin):
     assert np.allclose(twin.position, pose)
 
 
+def test_the_drives_lag_then_settle(twin):
+    twin.reset(arm.HOME)
+    target = arm.HOME + np.array([0.3, 0.3, -0.3, 0.3, 0.3, 0.3, 0.05])
+    twin.step(target, ON, 0.05)
+    assert (np.abs(twin.position - arm.HOME)[:6] < 0.2).all() and (np.abs(twin.velocity)[:6] > 0.5).all()
+    for _ in range(600):
+        twin.step(target, ON, 0.005)
+    assert np.abs(twin.position - target)[:6].max() < 0.005 and abs(twin.position[6] - target[6]) < 0.001
+    assert np.abs(twin.velocity).max() < 0.01
+    assert 1.0 < np.abs(twin.effort[:3]).max() < 20.0  # it carries its own weight
+
+
 def test_joints_without_power_sag_slower_when_damped(twin):
     def fall(damped, seconds=0.5):
         twin.reset(arm.HOME + np.array([0, 0.5, 0, 0, 0, 0, 0]))
@@ -79,6 +91,16 @@ def test_joints_without_power_sag_slower_when_damped(twin):
         return np.abs(twin.position - start)[:3].max()
 
     assert 0.005 < fall(damped=True) < fall(damped=False)
+
+
+def test_torque_takes_the_place_of_the_drives(twin):
+    none = np.zeros(6), np.zeros(6)
+    for pushed, low, high in ((0.0, -0.001, 0.001), (2.0, 0.03, 0.5)):
+        twin.reset(arm.HOME)
+        for _ in range(20):
+            twin.step(arm.HOME, ON, 0.005, torque=np.array([pushed, 0, 0, 0, 0, 0]), gains=none)
+        assert low < twin.position[0] < high
+        assert np.abs(twin.position - arm.HOME)[1:3].max() < 0.02  # weightless, held by friction
 
 
 def test_the_same_motion_gives_the_same_bits(twin):

@@ -5,7 +5,7 @@ NAME = "alam_sim"
 setup(
     name=NAME,
     version="0.1.0",
-    description="Simulated robots behind the robot interface: MetaWorld.",
+    description="Simulated robots behind the robot interface: MetaWorld, and the Piper at a table.",
     license="Apache-2.0",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
     package_data={"": ["*.yaml"]},
@@ -14,5 +14,10 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
     ],
     zip_safe=False,
-    entry_points={"console_scripts": ["metaworld_node = alam_sim.metaworld_node:main"]},
+    entry_points={
+        "console_scripts": [
+            "metaworld_node = alam_sim.metaworld_node:main",
+            "piper_mujoco_node = alam_sim.piper_mujoco_node:main",
+        ]
+    },
 )

@@ -48,9 +48,9 @@ _SHAPES = {  # link -> what it looks like, in its own frame
     6: '<geom class="dark" type="cylinder" size=".032 .012" mass="{m}"/>',
 }
 _HAND = f"""
-<geom class="shell" type="box" size=".045 .03 .022" pos="0 0 .045" mass="{HAND_MASS}"/>
-<camera name="wrist" pos="0.075 0 0.02" euler="0 3.14159 -1.5708" fovy="70"/>
-<site name="fingertips" pos="0 0 {arm.FINGER_OFFSET_M}" size=".004"/>
+<geom class="shell" type="box" size=".03 .045 .027" pos="0 0 .049" mass="{HAND_MASS}"/>
+<camera name="wrist" pos="-.075 0 .02" xyaxes="0 -1 0 -.955 0 .297" fovy="60"/>
+<site name="fingertips" pos="0 0 {arm.FINGER_OFFSET_M}" size=".004" rgba="0 0 0 0"/>
 <body name="finger_left" pos="0 0 {arm.FINGER_OFFSET_M}">
   <joint name="finger_left" type="slide" axis="0 1 0" range="0 {arm.FINGER_TRAVEL_M}" armature=".05" damping="2"/>
   <geom class="finger" type="box" size=".009 .004 .03" pos="0 .004 -.03" mass="{FINGER_MASS}"/>
@@ -91,7 +91,10 @@ def mjcf(timestep_s: float = 0.0025, world: str = "", assets: str = "") -> str:
 <mujoco model="piper">
   <compiler angle="radian" eulerseq="XYZ"/>
   <option timestep="{timestep_s}" integrator="implicitfast" cone="elliptic" impratio="10"/>
-  <visual><global offwidth="640" offheight="480"/></visual>
+  <visual>
+    <global offwidth="640" offheight="480"/>
+    <headlight ambient=".38 .38 .38" diffuse=".25 .25 .25" specular="0 0 0"/>
+  </visual>
   <default>
     <default class="shell"><geom rgba=".82 .84 .87 1" contype="1" conaffinity="2"/></default>
     <default class="dark"><geom rgba=".2 .22 .26 1" contype="1" conaffinity="2"/></default>

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,12 +16,12 @@ from alam_control.action_gate import ActionGate, GateLimits
 from alam_control.chunk_buffer import ChunkBuffer, TimedChunk
 from alam_models.contract import Contract
 
-KEEP = ("grip",)  # action channels that keep their last value in a hold; the others are motion increments and rest
+KEEP = "grip"  # an action channel that keeps its last value in a hold, as positions do; motion increments rest
 DT_TOLERANCE = 0.01  # by how much of a control period a chunk's dt may differ
 
 
 class Env(Protocol):
-    """A world as an episode sees it (MetaWorldEnv is one)."""
+    """A world as an episode sees it (MetaWorldEnv and PiperEnv are two)."""
 
     task: str
     instruction: str
@@ -94,6 +94,7 @@ class Episode:
         self._digest = hashlib.sha256()
         self._observed: Observed | None = None
         env.reset(goal.seed)
+        gate.limits = replace(gate.limits, rest=rest_action(env))
         gate.forget()
 
     @property
@@ -232,8 +233,23 @@ class LockstepEpisode(Episode):
 
 
 def make_gate(contract: Contract, max_age_s: float = float("inf")) -> ActionGate:
-    """The gate of a robot whose actions are motion increments and a grip."""
-    return ActionGate(GateLimits.of(contract.action, keep=KEEP, max_age=max_age_s))
+    """The gate of a robot whose actions are positions, motion increments or a grip: a hold keeps positions and grip."""
+    keep = [name for name in contract.action_names if name == KEEP or is_position(contract, name)]
+    return ActionGate(GateLimits.of(contract.action, keep=keep, max_age=max_age_s))
+
+
+def is_position(contract: Contract, name: str) -> bool:
+    """Whether an action channel commands what a state channel of the same name senses: a position, not an increment."""
+    return name in contract.state_names
+
+
+def rest_action(env: Env) -> np.ndarray:
+    """-> (A,) float32 inside the limits: the action that does not move. Positions are where they are, the rest is 0."""
+    contract, state = env.contract, env.state()
+    limits = GateLimits.of(contract.action)
+    where = {name: state[contract.state_names.index(name)] for name in contract.state_names}
+    rest = [where[name] if is_position(contract, name) else 0.0 for name in contract.action_names]
+    return np.clip(np.array(rest, np.float32), limits.low, limits.high)
 
 
 def run_episode(

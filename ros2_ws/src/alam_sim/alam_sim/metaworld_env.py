@@ -1,19 +1,19 @@
 """One MetaWorld task as a robot: two views, 4-D proprioception, 4-D actions. Pure Python; used by training,
 evaluation and the ROS node alike.
 
-MetaWorld's own rendering and seeding are bypassed: a single `mujoco.Renderer` with shadows, reflections and
-multisampling off (10x faster in software), and `seeded_rand_vec` for exact episodes."""
+MetaWorld's own rendering and seeding are bypassed: `SceneRenderer` (10x faster in software), and `seeded_rand_vec` for
+exact episodes."""
 
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import numpy as np
 
 from alam_models.contract import Camera, Channel, Contract
 from alam_sim.metaworld_tasks import INSTRUCTIONS, TASKS, check_task
+from alam_sim.rendering import SceneRenderer, no_display, refuse_second_world
 
 __all__ = ["INSTRUCTIONS", "TASKS", "MetaWorldEnv", "metaworld_contract"]
 
@@ -21,9 +21,6 @@ CONTROL_RATE_HZ = 80.0
 MAX_STEPS = 500  # MetaWorld's own max_path_length
 FRAME_SIZE = 128  # [px] of both views
 THIRD_PERSON_POSITION = (0.75, 0.075, 0.7)  # [m] of corner2, as in common MetaWorld VLA protocols
-# MuJoCo reads it once, at its first import. Software rendering also where there is a display: the same pixels
-# everywhere, and on any thread.
-os.environ.setdefault("MUJOCO_GL", "osmesa")
 
 _CAMERAS = {"third_person": "corner2", "wrist": "gripperPOV"}
 
@@ -50,13 +47,12 @@ def metaworld_contract() -> Contract:
 class MetaWorldEnv:
     """A task of MT50, observed without privileged state. One may be alive per process (see close)."""
 
-    _alive: MetaWorldEnv | None = None  # a second OSMesa renderer shows stale memory, silently
+    _alive: MetaWorldEnv | None = None
 
     def __init__(self, task: str) -> None:
         """Raises ValueError for an unknown task, RuntimeError when another is open or no display library is there."""
         check_task(task)
-        if MetaWorldEnv._alive is not None:
-            raise RuntimeError("one MetaWorldEnv a process: close() the other before making the next")
+        refuse_second_world()
         mujoco, metaworld = _import_simulator()
         self._mujoco = mujoco
         self.task = task
@@ -67,15 +63,10 @@ class MetaWorldEnv:
         self._env.set_task(benchmark.train_tasks[0])
         self._env._freeze_rand_vec = False
         self._env.seeded_rand_vec = True
-        self._env.model.vis.quality.offsamples = 0
         model = self._env.model
         corner2 = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, _CAMERAS["third_person"])
         model.cam_pos[corner2] = THIRD_PERSON_POSITION
-        mujoco.Renderer._gl_context = mujoco.Renderer._mjr_context = None  # its __del__ misses them after a failure
-        try:
-            self._renderer = mujoco.Renderer(model, FRAME_SIZE, FRAME_SIZE)
-        except Exception as error:
-            raise RuntimeError(_no_display(str(error))) from None
+        self._renderer = SceneRenderer(model, FRAME_SIZE, FRAME_SIZE)
         MetaWorldEnv._alive = self
         self.steps = 0
         self._observation = np.zeros(39)
@@ -117,10 +108,7 @@ class MetaWorldEnv:
         """-> both views, (128, 128, 3) uint8 RGB, upright."""
         frames = {}
         for role, camera in _CAMERAS.items():
-            self._renderer.update_scene(self._env.data, camera=camera)
-            self._renderer.scene.flags[self._mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-            self._renderer.scene.flags[self._mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-            frame = self._renderer.render()
+            frame = self._renderer.frame(self._env.data, camera)
             frames[role] = np.ascontiguousarray(frame[::-1, ::-1] if role == "third_person" else frame)
         return frames
 
@@ -147,15 +135,5 @@ def _import_simulator() -> tuple[Any, Any]:
             f"MetaWorld: wanted the packages of the `sim` extra, got: {error}; run `make setup`"
         ) from None
     except AttributeError as error:  # PyOpenGL without libOSMesa fails inside its loader
-        raise RuntimeError(_no_display(str(error))) from None
+        raise RuntimeError(no_display(str(error))) from None
     return mujoco, metaworld
-
-
-def _no_display(error: str) -> str:
-    package = {"osmesa": "libosmesa6", "egl": "libegl1 and libgl1-mesa-dri"}.get(
-        os.environ.get("MUJOCO_GL", ""), "libgl1"
-    )
-    return (
-        f"rendering with MUJOCO_GL={os.environ.get('MUJOCO_GL', '(unset)')}: wanted its display library, got: "
-        f"{error.splitlines()[0] if error else 'no context'}; install the apt package {package}"
-    )

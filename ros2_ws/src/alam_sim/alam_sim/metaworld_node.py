@@ -1,240 +1,26 @@
-"""The MetaWorld node: the robot interface (topics, services, /run_task) around a simulated world."""
+"""The MetaWorld node: MetaWorld's 50 tasks behind the robot interface."""
 
 from __future__ import annotations
 
-import math
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
-from pathlib import Path
-from typing import Any
 
-from alam_msgs.action import RunTask
-from alam_msgs.msg import ActionChunk, StateVector
-from rclpy.action import ActionServer, CancelResponse
-from rclpy.action.server import ServerGoalHandle
-from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.node import Node
-from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import String
-from std_srvs.srv import SetBool, Trigger
-
-from alam_common import topics
-from alam_common.base_node import Diagnostics, declare, publisher, refuse_twin, run_node, subscribe
-from alam_common.convert import fill_camera_info, fill_image, fill_stamp, fill_state, read_chunk, stamp_ns
-from alam_common.refusal import Refusal
-from alam_control.chunk_buffer import TimedChunk
-from alam_models.contract import Contract, disagreements
-from alam_sim.episode import EpisodeResult, Goal, Observed, Patience
+from alam_common.base_node import run_node
 from alam_sim.metaworld_env import MAX_STEPS, MetaWorldEnv, metaworld_contract
 from alam_sim.metaworld_tasks import INSTRUCTIONS, check_task
-from alam_sim.settings import PARAMETERS, bundle_replan
-from alam_sim.world import World, WorldConfig
+from alam_sim.settings import PARAMETERS
+from alam_sim.sim_node import SimulatedRobot, SimulatedRobotNode
 
-DISCOVERY_S = 1.0  # how long a twin on the same domain may take to show itself
-
-
-class MetaWorldNode(Node):
-    """`World` behind ROS. Simulation and rendering have a thread of their own; the callbacks only pass things on."""
-
-    def __init__(self) -> None:
-        super().__init__("metaworld")
-        self._started = time.monotonic()
-        self.failure = ""
-        self._closing = False
-        self._settings = declare(self, PARAMETERS)
-        self._contract = metaworld_contract()
-        self._busy = threading.Lock()
-        self._thread = ThreadPoolExecutor(1, "world")
-        self._config = self._checked_config()
-        self._world = World(MetaWorldEnv, self._contract, self._config, self, time.monotonic)
-        self._topics = {topic.name: publisher(self, topic) for topic in (topics.STATE, topics.CONTRACT, topics.CLOCK)}
-        self._images = {role: publisher(self, topics.IMAGES[role]) for role in self._contract.roles}
-        self._infos = {role: publisher(self, topics.CAMERA_INFOS[role]) for role in self._contract.roles}
-        self._diagnostics = Diagnostics(self, self._contract.robot, self._world.status)
-
-    def open(self) -> None:
-        """Make the world, then offer the interface: whoever sees /run_task sees a robot that is ready."""
-        self._fovy_rad = self._open_world()
-        refuse_twin(self, self._started + DISCOVERY_S)
-        subscribe(self, topics.CHUNK, self._on_chunk)
-        self.create_service(SetBool, "/robot/enable", self._on_enable)
-        self.create_service(Trigger, "/robot/stop", self._on_stop)
-        self.create_service(Trigger, "/robot/reset", self._on_reset)
-        self._topics[topics.CONTRACT.name].publish(String(data=self._contract.to_yaml()))
-        self._action = ActionServer(
-            self,
-            RunTask,
-            topics.RUN_TASK[0],
-            self._execute,
-            callback_group=ReentrantCallbackGroup(),
-            cancel_callback=self._on_cancel,
-        )
-        self.get_logger().info(f"ready: {self._config.mode}, waiting for goals on {topics.RUN_TASK[0]}")
-
-    def close(self) -> bool:
-        """End the episode and the world's thread -> whether it ended in time."""
-        self._closing = True
-        self._world.wake()
-        closed = self._thread.submit(self._world.close)
-        self._thread.shutdown(wait=False)
-        try:
-            closed.result(timeout=1.0)
-        except NotYet:
-            return False
-        return self._busy.acquire(timeout=0.5)  # the last goal's client has been told
-
-    # What the world says (called from its thread)
-
-    def observation(self, observed: Observed) -> None:
-        for camera in self._contract.cameras:
-            image, info = Image(), CameraInfo()
-            frame = f"camera_{camera.role}_color_optical_frame"
-            fill_image(image, observed.images[camera.role], frame, observed.stamp_ns)
-            fovy = self._fovy_rad[camera.role]
-            fill_camera_info(info, camera.source_width, camera.source_height, fovy, frame, observed.stamp_ns)
-            self._infos[camera.role].publish(info)
-            self._images[camera.role].publish(image)
-        state = StateVector()
-        names = self._contract.state_names
-        fill_state(state, names, observed.state, observed.instruction, observed.id, observed.stamp_ns)
-        self._topics[topics.STATE.name].publish(state)
-
-    def clock(self, time_ns: int) -> None:
-        message = Clock()
-        fill_stamp(message.clock, time_ns)
-        self._topics[topics.CLOCK.name].publish(message)
-
-    def changed(self) -> None:
-        self._diagnostics.publish()
-
-    # Callbacks
-
-    def _on_chunk(self, message: ActionChunk) -> None:
-        try:
-            actions = read_chunk(message)
-        except ValueError as error:
-            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
-            return
-        seconds = stamp_ns(message.observation_stamp) / 1e9
-        chunk = TimedChunk(actions, seconds, message.observation_id, message.dt, message.policy_id)
-        self._world.offer(chunk, tuple(message.names))
-
-    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        self._world.gate.enable(request.data)
-        response.success, response.message = True, self._world.gate.closed or "enabled"
-        self._world.wake()
-        return response
-
-    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._world.gate.stop("/robot/stop was called; call /robot/reset to go on")
-        response.success, response.message = (True, f"stopped: {self._world.gate.stopped}")
-        self._world.wake()
-        self._diagnostics.publish()
-        return response
-
-    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._busy.locked():
-            response.success, response.message = (
-                False,
-                "wanted no task to run during a reset, got one; cancel it first",
-            )
-            return response
-        self._world.gate.reset()
-        response.success, response.message = True, self._world.gate.closed or "ready"
-        self._diagnostics.publish()
-        return response
-
-    def _on_cancel(self, handle: Any) -> CancelResponse:
-        self._world.wake()
-        return CancelResponse.ACCEPT
-
-    def _execute(self, handle: ServerGoalHandle) -> RunTask.Result:
-        """Run a goal to its end. A goal that cannot start is aborted at once: ROS has no reason in a rejection."""
-        if not self._busy.acquire(blocking=False):
-            return _aborted(
-                handle, "rejected: another task is running and there is one robot; wait for it or cancel it"
-            )
-        try:
-            task = handle.request.task or self._settings["task"]
-            goal = self._checked_goal(task, handle.request)
-            running = self._thread.submit(self._world.run, task, goal, lambda: self._cancelled(handle), _teller(handle))
-            return _finished(handle, running.result())
-        except (ValueError, RuntimeError) as error:
-            return _aborted(handle, f"rejected: {error}")
-        finally:
-            self._busy.release()
-
-    # Helpers
-
-    def _checked_goal(self, task: str, request: RunTask.Goal) -> Goal:
-        check_task(task)
-        if self._world.gate.stopped:
-            raise ValueError(f"the robot is stopped: {self._world.gate.stopped}")
-        if not (math.isfinite(request.timeout) and request.timeout >= 0):
-            raise ValueError(f"timeout: wanted seconds of robot time, 0 or more, got {request.timeout}")
-        steps = max(1, round(request.timeout * self._contract.control_rate_hz)) if request.timeout else MAX_STEPS
-        return Goal(int(request.seed), request.instruction or INSTRUCTIONS[task], min(steps, MAX_STEPS))
-
-    def _cancelled(self, handle: ServerGoalHandle) -> str:
-        if self._closing:
-            return "the robot node is shutting down"
-        return "cancelled by the client" if handle.is_cancel_requested else ""
-
-    def _checked_config(self) -> WorldConfig:
-        values = self._settings
-        try:
-            check_task(values["task"])
-            if values["contract"]:
-                bundle = Contract.load(values["contract"])
-                if sentences := disagreements(wanted=bundle, got=self._contract):
-                    raise ValueError(f"{values['contract']} was made for another robot: {'; '.join(sentences)}")
-            replan = values["replan"] or bundle_replan(values["contract"])
-        except ValueError as error:
-            raise Refusal(str(error)) from None
-        patience = Patience(hold_after_s=values["hold_after"], give_up_s=values["policy_timeout"])
-        return WorldConfig(values["mode"], replan, patience, Path(values["video_dir"]) if values["video_dir"] else None)
-
-    def _open_world(self) -> dict[str, float]:
-        """Make the first environment on the world's thread -> {role: vertical field of view [rad]}."""
-
-        def prepare() -> dict[str, float]:
-            env = self._world.open(self._settings["task"])
-            assert isinstance(env, MetaWorldEnv)
-            env.reset(0)
-            env.render()
-            return {role: env.field_of_view_rad(role) for role in self._contract.roles}
-
-        try:
-            return self._thread.submit(prepare).result()
-        except RuntimeError as error:
-            raise Refusal(str(error)) from None
+NAME = "metaworld"
 
 
-def _teller(handle: ServerGoalHandle) -> Any:
-    return lambda step, mode: handle.publish_feedback(RunTask.Feedback(step=step, mode=mode))
-
-
-def _aborted(handle: ServerGoalHandle, reason: str) -> RunTask.Result:
-    handle.abort()
-    return RunTask.Result(success=False, steps=0, reason=reason)
-
-
-def _finished(handle: ServerGoalHandle, result: EpisodeResult) -> RunTask.Result:
-    if handle.is_cancel_requested:
-        handle.canceled()
-    elif result.completed:
-        handle.succeed()
-    else:
-        handle.abort()
-    return RunTask.Result(success=result.success, steps=result.steps, reason=result.reason)
+def make() -> SimulatedRobotNode:
+    tasks = {task: (instruction, MAX_STEPS) for task, instruction in INSTRUCTIONS.items()}
+    robot = SimulatedRobot(NAME, metaworld_contract(), MetaWorldEnv, tasks, check_task, PARAMETERS)
+    return SimulatedRobotNode(robot)
 
 
 def main() -> None:
-    sys.exit(run_node("metaworld", MetaWorldNode, threads=3))
+    sys.exit(run_node(NAME, make, threads=3))
 
 
 if __name__ == "__main__":

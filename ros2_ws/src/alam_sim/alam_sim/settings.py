@@ -1,11 +1,12 @@
-"""Parameters and topics of the MetaWorld node, and what it reads beside them."""
+"""Parameters and topics of the nodes, and what they read beside them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from alam_common.parameters import Parameter
-from alam_common.topics import CAMERA_INFOS, CHUNK, CLOCK, CONTRACT, DIAGNOSTICS, IMAGES, STATE
+from alam_common.topics import CAMERA_INFOS, CHUNK, CLOCK, CONTRACT, DIAGNOSTICS, IMAGES, JOINT_STATES, STATE
 from alam_models.runtime.bundle import read_card
 
 PARAMETERS = (
@@ -46,7 +47,13 @@ PARAMETERS = (
         high=3600.0,
     ),
 )
-PUBLISHED = (*IMAGES.values(), *CAMERA_INFOS.values(), STATE, CONTRACT, CLOCK, DIAGNOSTICS)
+PIPER_PARAMETERS = tuple(
+    replace(parameter, default="insert-cylinder", form="name of a task of piper_tasks.py")
+    if parameter.name == "task"
+    else parameter
+    for parameter in PARAMETERS
+)
+PUBLISHED = (*IMAGES.values(), *CAMERA_INFOS.values(), STATE, CONTRACT, JOINT_STATES, CLOCK, DIAGNOSTICS)
 SUBSCRIBED = (CHUNK,)
 
 

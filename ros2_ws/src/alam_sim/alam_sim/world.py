@@ -71,6 +71,11 @@ class World:
         self._latency = Durations()
         self._last = "none"
 
+    @property
+    def env(self) -> Env | None:
+        """-> the environment that is open; its own methods belong to the world's thread."""
+        return self._env
+
     def open(self, task: str) -> Env:
         """-> the environment of a task, made anew only when the task is another one. Raises what making one raises."""
         if self._env is not None and self._env.task != task:
