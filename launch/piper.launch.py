@@ -18,6 +18,7 @@ DOMAINS = [str(domain) for domain in (*range(102), *range(215, 233))]  # those w
 RANGE = EnvironmentVariable("ROS_AUTOMATIC_DISCOVERY_RANGE", default_value="LOCALHOST")
 PROFILE = PathJoinSubstitution([SHARE, "config", "fastdds.xml"])
 ROBOT = LaunchConfiguration("robot")
+TASK = LaunchConfiguration([ROBOT, "_task"], default="")  # the real arm has none: a person names it
 COME_BACK = ("policy_node", "camera_node", "piper_node")
 
 
@@ -44,7 +45,9 @@ def generate_launch_description():
     return LaunchDescription(
         [
             argument("robot", "metaworld", "who serves the robot interface", ["metaworld", "piper", "piper_mujoco"]),
-            argument("task", "reach-v3", "task that /run_task does when its goal names none"),
+            actions.SetLaunchConfiguration("metaworld_task", "reach-v3"),
+            actions.SetLaunchConfiguration("piper_mujoco_task", "insert-cylinder"),
+            argument("task", TASK, "simulators: task that /run_task does when its goal names none"),
             argument("bundle", [CHECKPOINTS, "/", ROBOT, "-mini"], "folder of the exported policy"),
             argument("mode", "lockstep", "does the world wait for the policy", ["lockstep", "realtime"]),
             argument("runtime", "onnxruntime", "library that runs the policy", ["onnxruntime"]),

@@ -1,6 +1,6 @@
 """robot:=piper: the arm and its two cameras behind the robot interface; emulate:=true: emulated ones.
-piper.launch.py includes
-it and declares its arguments."""
+
+piper.launch.py includes it and declares its arguments."""
 
 from launch import LaunchDescription
 from launch.conditions import IfCondition
@@ -24,10 +24,7 @@ def generate_launch_description():
             parameters=[
                 config,
                 devices,
-                {
-                    "role": role,
-                    "serial": ParameterValue(LaunchConfiguration(f"{role}_serial"), value_type=str),
-                },
+                {"role": role, "serial": ParameterValue(LaunchConfiguration(f"{role}_serial"), value_type=str)},
             ],
             output="screen",
             respawn=True,

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 from alam_control.arm_executor import ArmExecutor
-from alam_control.arm_gate import DISABLED, HOLDING, MOVING, STOPPED, GateConfig, Passed, Sensed
+from alam_control.arm_gate import DISABLED, HOLDING, MOVING, STOPPED, GateConfig, Sensed
 from alam_control.chunk_buffer import TimedChunk
-from alam_control.joint_limits import JointLimits, stopping_point
-from alam_control.joint_trajectory import JointTrajectory, quintic
-from alam_control.kinematics import clearance, frames, segment_distance
+from alam_control.kinematics import clearance
 from alam_piper import arm
 from alam_piper.geometry import piper_geometry, piper_limits
 
@@ -41,9 +39,8 @@ def legal(rng, count):
     while len(found) < count:
         q = arm.HOME + rng.uniform(-0.6, 0.6, 7) * [1, 1, 1, 1, 1, 1, 0]
         q[6] = rng.uniform(0.005, 0.065)
-        inside = (q > arm.LOW + 0.1 * [1, 1, 1, 1, 1, 1, 0.01][0]).all() or True
         q = np.clip(q, arm.LOW + 0.002, arm.HIGH - 0.002)
-        if inside and clearance(GEOMETRY, q[:6]) > 0.03:
+        if clearance(GEOMETRY, q[:6]) > 0.03:
             found.append(q)
     return np.array(found)
 
@@ -122,8 +119,13 @@ def test_borders_of_chunks_are_no_rougher_than_their_insides():
     position = demonstration(rng, 70)
     executor = ready(position(0.0))
     borders, spliced, passed = [], 0, []
-    noisy = lambda at, n: TimedChunk(chunk(position, at, 16, n).actions + rng.normal(0, 1e-3, 7), at, n, DT)  # noqa: E731
+    noise = [2e-3] * 6 + [2e-4]  # each chunk is another opinion, as a whole and in each row
     due = []
+
+    def noisy(at, number):
+        rows = chunk(position, at, 16, number).actions
+        return TimedChunk(rows + rng.normal(0, noise) + rng.normal(0, noise, rows.shape) / 2, at, number, DT)
+
     for tick in range(1, 12_000):
         now = tick * PERIOD
         if tick % 40 == 1:
@@ -136,10 +138,36 @@ def test_borders_of_chunks_are_no_rougher_than_their_insides():
             spliced = executor.trajectory.spliced
             borders.append(tick - 1)
     jumps = np.abs(np.diff(passed, n=2, axis=0)).max(1) / PERIOD  # jump of velocity from period to period
-    at_border = np.array([jumps[b - 2 : b].max() for b in borders[2:]])
+    at_border = np.array([jumps[b - 2 : b] for b in borders[2:]])  # onto the first new setpoint, and from it
     inside = np.delete(jumps, [b - k for b in borders[2:] for k in (1, 2)])
-    assert np.percentile(at_border, 50) <= np.percentile(inside, 99)
+    print(
+        f"velocity jumps [rad/s], p50 and p99: at borders {np.percentile(at_border, [50, 99])}, "
+        f"inside {np.percentile(inside, [50, 99])}"
+    )
+    assert np.percentile(at_border, 95) <= np.percentile(inside, 99)
+    assert (at_border > np.percentile(inside, 99)).mean() <= 0.02
     assert at_border.max() <= arm.ACCELERATION.max() * PERIOD * 1.0001
+
+
+def test_a_noisy_policy_that_opens_and_closes_the_gripper_is_followed():
+    """Noise and steps are more than the limits allow: smoothed or pursued, but nothing is held or refused."""
+    rng = np.random.default_rng(4)
+    smooth = demonstration(rng, 40)
+
+    def position(t):
+        return np.append(smooth(t)[:6], arm.HIGH[6] if int(t / 2) % 2 else 0.0)
+
+    def noisy(at, number):
+        rows = chunk(position, at, 16, number).actions
+        return TimedChunk(rows + rng.normal(size=rows.shape) * ([1e-3] * 6 + [1e-4]), at, number, DT)
+
+    executor = ready(position(0.0))
+    passed, modes = drive(executor, noisy, 6000, 6, lambda: rng.uniform(0.02, 0.12))
+    assert executor.gate.refused == 0 and set(modes[modes.index(MOVING) :]) == {MOVING}
+    wanted = np.array([position((tick + 1) * PERIOD) for tick in range(len(passed))])
+    assert np.sqrt(((passed - wanted)[200:, :6] ** 2).mean()) < 2e-3
+    before = abs(np.arange(len(passed)) * PERIOD % 2 - 1.94) < 0.04  # by then the gripper is where it was sent
+    assert np.abs(passed - wanted)[before, 6].max() < 1e-3
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -191,6 +219,8 @@ CASES = {
     "nan": (lambda c: (replace(c, c.actions * np.nan), arm.NAMES), "finite"),
     "empty": (lambda c: (replace(c, c.actions[:0]), arm.NAMES), r"wanted \(H, 7\)"),
     "late": (lambda c: (TimedChunk(c.actions, c.observation_time - 9, 7, DT), arm.NAMES), "out of order|too late"),
+    "slow rows": (lambda c: (TimedChunk(c.actions, c.observation_time, 7, 60.0), arm.NAMES), "wanted a row each"),
+    "fast rows": (lambda c: (TimedChunk(c.actions, c.observation_time, 7, 1e-9), arm.NAMES), "wanted a row each"),
     "future": (lambda c: (TimedChunk(c.actions, c.observation_time + 9, 7, DT), arm.NAMES), "future"),
 }
 
@@ -249,6 +279,21 @@ def test_every_transition():
     assert (executor.mode, executor.reason) == (STOPPED, "collision")
 
 
+def test_a_motion_of_its_own_takes_no_chunks_and_outlives_the_task():
+    position = demonstration(np.random.default_rng(5), 20)
+    executor = ready(position(0.0))
+    target = position(0.0) + 0.2 * np.eye(7)[0]
+    executor.move_to(target, 0.5)
+    assert "on its way" in executor.offer(chunk(position, 0.0, 30, 1), arm.NAMES, 0.001)
+    executor.tick(0.005, sensed(executor))
+    assert "on its way" in executor.offer(chunk(position, 0.0, 30, 1), arm.NAMES, 0.006)
+    executor.task(False)
+    for tick in range(2, 1000):
+        executor.tick(tick * PERIOD, sensed(executor))
+    assert not executor.moving_itself and executor.mode == HOLDING
+    assert np.abs(executor.trajectory.state[0] - target).max() < 1e-9
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -280,98 +325,6 @@ def test_a_blocked_joint_is_a_latched_stop():
             executor.offer(chunk(position, now, 20, tick), arm.NAMES, now)
         executor.tick(now, sensed(executor, position=position(0.0)))
     assert executor.mode == STOPPED and "following error" in executor.reason
-
-
-def test_only_the_gate_makes_passed_commands():
-    with pytest.raises(TypeError, match="only ArmGate"):
-        Passed(object(), None, 1)
-
-
-def test_millions_of_random_positions_after_one_another():
-    """Vectorised: whatever position comes next, what would pass is finite and inside the limits of one period."""
-    rng = np.random.default_rng(0)
-    executor = ready()
-    gate = executor.gate
-    passed = 0
-    for _ in range(3000):
-        scale = 10.0 ** rng.uniform(-9, 1)
-        candidate = gate._last + rng.normal(0, scale, 7)
-        if rng.random() < 0.05:
-            candidate[rng.integers(7)] = rng.choice([np.nan, np.inf, -np.inf])
-        if not gate.objection(candidate):
-            passed += 1
-            step = candidate - gate._last
-            assert np.isfinite(candidate).all()
-            assert (np.abs(step) <= arm.VELOCITY * PERIOD + 1e-8).all()
-            assert (np.abs(step - gate._step) <= arm.ACCELERATION * PERIOD**2 + 1e-8).all()
-    assert passed > 100
-
-
-def test_stopping_point_is_where_ruckig_stops():
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        trajectory = JointTrajectory(LIMITS, PERIOD)
-        velocity = rng.uniform(-0.9, 0.9, 7) * arm.VELOCITY
-        room = (arm.VELOCITY - np.abs(velocity)) * 2 * arm.JERK
-        acceleration = rng.uniform(-1, 1, 7) * np.minimum(np.sqrt(room), arm.ACCELERATION) * 0.99
-        trajectory._state = (arm.HOME.copy(), velocity, acceleration)
-        wanted = stopping_point(arm.HOME, velocity, acceleration, LIMITS)
-        for _ in range(2000):
-            trajectory.commit(trajectory.brake())
-            if trajectory.at_rest:
-                break
-        assert np.abs(trajectory.state[0] - wanted).max() < 1e-5
-
-
-def test_stopping_points_of_a_million_states_lie_ahead():
-    rng = np.random.default_rng(1)
-    velocity = rng.uniform(-1, 1, (1_000_000, 7)) * arm.VELOCITY
-    point = stopping_point(np.zeros(7), velocity, np.zeros(7), LIMITS)
-    assert (np.sign(point) == np.sign(velocity)).all()
-    assert (np.abs(point) >= velocity**2 / (2 * arm.ACCELERATION) - 1e-12).all()
-
-
-def test_quintic_meets_both_ends():
-    rng = np.random.default_rng(0)
-    start, end = rng.normal(size=(3, 7)), rng.normal(size=(3, 7))
-    c, t = quintic(tuple(start), tuple(end), 0.3), 0.3
-    powers = np.array([t**k for k in range(6)])
-    assert np.allclose(powers @ c, end[0])
-    assert np.allclose(np.array([k * t ** max(k - 1, 0) for k in range(6)]) @ c, end[1])
-    assert np.allclose(np.array([k * (k - 1) * t ** max(k - 2, 0) for k in range(6)]) @ c, end[2])
-
-
-def test_kinematics_equal_the_vendors():
-    piper_sdk = pytest.importorskip("piper_sdk")
-    vendor = piper_sdk.C_PiperForwardKinematics(1)
-    rng = np.random.default_rng(0)
-    q = rng.uniform(arm.LOW[:6], arm.HIGH[:6], (10_000, 6))
-    mine = frames(GEOMETRY, q)[:, 6, :3, 3] * 1e3
-    theirs = np.array([vendor.CalFK(list(row))[-1][:3] for row in q])
-    assert np.abs(mine - theirs).max() < 0.1
-
-
-def test_distance_of_segments_against_brute_force():
-    rng = np.random.default_rng(0)
-    ends = rng.normal(size=(4, 300, 3))
-    s = np.linspace(0, 1, 101)
-    first = ends[0][:, None] + (ends[1] - ends[0])[:, None] * s[:, None]
-    second = ends[2][:, None] + (ends[3] - ends[2])[:, None] * s[:, None]
-    brute = np.linalg.norm(first[:, :, None] - second[:, None], axis=-1).min((1, 2))
-    exact = segment_distance(*ends)
-    assert (exact <= brute + 1e-9).all() and (brute - exact).max() < 0.05
-
-
-def test_rest_and_home_are_legal():
-    assert clearance(GEOMETRY, arm.HOME[:6]) > 0
-    assert clearance(GEOMETRY, arm.REST[:6]) > 0
-
-
-def test_limits_say_what_is_wrong():
-    with pytest.raises(ValueError, match="low < high"):
-        JointLimits(arm.HIGH, arm.LOW, arm.VELOCITY, arm.ACCELERATION, arm.JERK)
-    with pytest.raises(ValueError, match="speed in"):
-        LIMITS.scaled(1.5)
 
 
 if __name__ == "__main__":  # how long a period's work takes

@@ -101,33 +101,44 @@ TELL = """\
         time.sleep(60)
     """
 ROBOT, POLICY = "metaworld_node-1", "policy_node-2"
+NODES = {  # package: executables
+    "alam_sim": ("metaworld_node", "piper_mujoco_node"),
+    "alam_piper": ("piper_node", "piper_emulator"),
+    "alam_cameras": ("camera_node",),
+    "alam_policy": ("policy_node",),
+}
+REAL = ("piper_node-1", "camera_node-2", "camera_node-3", "policy_node-4")
+EMULATED = ("piper_emulator-1", "piper_node-2", "camera_node-3", "camera_node-4", "policy_node-5")
 
 
 @pytest.fixture
 def prefix(tmp_path) -> Iterator[Prefix]:
     """alam_bringup as it is installed, with stand-ins for the nodes."""
     with Prefix(tmp_path) as made:
-        for package in ("alam_bringup", "alam_sim", "alam_policy"):
+        for package in ("alam_bringup", *NODES):
             made.package(package)
         share = tmp_path / "share/alam_bringup"
         (share / "launch").mkdir()
         for path in FILES:
             (share / "launch" / path.name).symlink_to(path)
         (share / "config").symlink_to(CONFIG)
-        made.executable("metaworld_node", TELL, "alam_sim")
-        made.executable("policy_node", TELL, "alam_policy")
+        for package, executables in NODES.items():
+            for executable in executables:
+                made.executable(executable, TELL, package)
         yield made
 
 
-def door(prefix: Prefix, *arguments: str, **env: str):
+def door(prefix: Prefix, *arguments: str, labels: tuple[str, ...] = (ROBOT, POLICY), **env: str):
     """Start the door; -> it, and what each node was given: (arguments, environment, parameters)."""
     running = prefix.start("launch", "alam_bringup", "piper.launch.py", *arguments, **env)
     told = {}
-    for label in (ROBOT, POLICY):
+    for label in labels:
         given, environment, files = json.loads(running.line(f"[{label}] TOLD").split("TOLD ", 1)[1])
+        name = next((text.removeprefix("__node:=") for text in given if text.startswith("__node:=")), "")
         parameters: dict = {}
         for text in files:
-            parameters |= yaml.safe_load(text)["/**"]["ros__parameters"]
+            for whose, section in yaml.safe_load(text).items():
+                parameters |= section["ros__parameters"] if whose in ("/**", name) else {}
         told[label] = given, environment, parameters
     return running, told
 
@@ -156,6 +167,73 @@ def test_defaults(prefix):
     assert environment["ROS_DOMAIN_ID"] == "0" and environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
     assert environment["FASTRTPS_DEFAULT_PROFILES_FILE"] == str(share / "config/fastdds.xml")
     assert running.interrupt() == 0
+
+
+def test_every_robot_that_has_a_launch_file_can_be_asked_for(prefix):
+    robots = sorted(path.name[len("robot_") : -len(".launch.py")] for path in FILES if path.name.startswith("robot_"))
+    text = prefix.ros2("launch", "alam_bringup", "piper.launch.py", "--show-args").text
+    (choices,) = re.findall(r"who serves the robot interface; one of: (.+)", text)
+    assert sorted(choices.split(", ")) == robots
+    assert all((CONFIG / robot / name).is_file() for robot in robots for name in ("robot.yaml", "policy.yaml"))
+
+
+def test_the_twin(prefix):
+    running, told = door(prefix, "robot:=piper_mujoco", "bundle:=/b", labels=("piper_mujoco_node-1", POLICY))
+    arguments, _, parameters = told["piper_mujoco_node-1"]
+    assert "__node:=piper_mujoco" in arguments
+    wanted = {"task": "insert-cylinder", "mode": "lockstep", "video_dir": "", "contract": "/b/contract.yaml"}
+    assert parameters == {**wanted, "use_sim_time": False}
+    assert told[POLICY][2]["use_sim_time"] is True
+    assert running.interrupt() == 0
+
+
+def test_the_arm_is_real_unless_emulation_is_asked_for(prefix):
+    serials = ("third_person_serial:=123", "wrist_serial:=456")
+    running, told = door(prefix, "robot:=piper", "bundle:=/b", "can:=can1", *serials, labels=REAL)
+    given = {label: parameters for label, (_, _, parameters) in told.items()}
+    wanted = {
+        "can_interface": "socketcan",
+        "can_channel": "can1",
+        "contract": "/b/contract.yaml",
+        "use_sim_time": False,
+    }
+    assert wanted.items() <= given[REAL[0]].items()
+    seen = [(given[label]["role"], given[label]["serial"], given[label]["source"]) for label in REAL[1:3]]
+    assert seen == [("third_person", "123", "realsense"), ("wrist", "456", "realsense")]
+    assert given[REAL[3]]["use_sim_time"] is False and given[REAL[3]]["max_skew"] > 0.5 / 30
+    assert "piper_emulator" not in running.text
+    assert running.interrupt() == 0
+
+
+def test_the_emulated_arm_has_the_same_graph(prefix):
+    running, told = door(prefix, "robot:=piper", "emulate:=true", "can:=/tmp/arm", "bundle:=/b", labels=EMULATED)
+    assert told[EMULATED[0]][0][:2] == ["--channel", "/tmp/arm"]
+    wanted = {"can_interface": "alam_socket", "can_channel": "/tmp/arm"}
+    assert wanted.items() <= told[EMULATED[1]][2].items()
+    assert [told[label][2]["source"] for label in EMULATED[2:4]] == ["software", "software"]
+    nodes = [next(text for text in told[label][0] if text.startswith("__node:=")) for label in EMULATED[1:]]
+    assert nodes == [f"__node:={name}" for name in ("piper", "camera_third_person", "camera_wrist", "policy")]
+    assert running.interrupt() == 0
+
+
+def test_driver_and_cameras_come_back(prefix):
+    running, _ = door(prefix, "robot:=piper", "emulate:=true", "bundle:=/b", labels=EMULATED)
+    for label in EMULATED[1:3]:
+        os.kill(running.pid_of(label), signal.SIGKILL)
+    for label in EMULATED[1:3]:
+        until(lambda label=label: running.text.count(f"[{label}] TOLD") == 2, f"the second life of {label}")
+    assert running.interrupt() == 0
+
+
+@pytest.mark.parametrize(
+    ("label", "number"), [(EMULATED[1], signal.SIGUSR1), (EMULATED[2], signal.SIGUSR1), (EMULATED[0], signal.SIGKILL)]
+)
+def test_what_ends_the_launch_of_the_arm(prefix, label, number):
+    """A driver or a camera whose settings cannot work (exit code 2), and any end of the emulator."""
+    running, _ = door(prefix, "robot:=piper", "emulate:=true", "bundle:=/b", labels=EMULATED)
+    os.kill(running.pid_of(label), number)
+    assert running.end() == 1
+    assert running.text.count("process started") == len(EMULATED)
 
 
 def test_arguments_and_the_users_own_environment_win(prefix):

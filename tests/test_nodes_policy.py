@@ -40,9 +40,9 @@ class Answers:
             return self.all
 
 
-def serve(policy=None):
+def serve(policy=None, max_skew_s=0.0):
     answers = Answers()
-    server = PolicyServer(policy or FakePolicy(), Seen, 0, answers, lambda: 1.0)
+    server = PolicyServer(policy or FakePolicy(), Seen, 0, answers, lambda: 1.0, max_skew_s)
     server.activate(True)
     return server, answers
 
@@ -85,6 +85,28 @@ def test_another_robot_is_named_with_every_difference():
     assert "wanted 'metaworld', got 'piper'" in sentence
     assert "wanted 80.0, got 30.0" in sentence
     assert "/robot/contract" in server.robot("nonsense: [")
+    assert server.stop()
+
+
+def test_free_running_cameras_are_paired_and_the_answer_bears_the_third_person_stamp():
+    server, answers = serve(max_skew_s=0.02)
+    server.robot(metaworld_contract().to_yaml())
+    ms, image = 1_000_000, np.zeros((128, 128, 3), np.uint8)
+    for number, stamp_ns in enumerate((1000 * ms, 1005 * ms, 1010 * ms)):
+        server.add("state", stamp_ns, Proprioception(np.zeros(4), "do it", number))
+    server.add("third_person", 1004 * ms, image)
+    for _ in range(2):  # the second one is a replay
+        server.add("wrist", 1016 * ms, image)
+    answer = answers.wait(1)[0]
+    assert (answer.observation_id, answer.observation_ns) == (1, 1004 * ms)
+    values = server.status(1.0).values
+    assert (values["pairs"], values["rejected_late"]) == ("1", "1")
+    assert (values["wrist_skew_max_ms"], values["state_skew_p99_ms"]) == ("12.0", "1.0")
+    server.robot(metaworld_contract().to_yaml())  # it was restarted, and its time began anew
+    server.add("state", 3 * ms, Proprioception(np.zeros(4), "do it", 7))
+    server.add("third_person", 3 * ms, image)
+    server.add("wrist", 4 * ms, image)
+    assert answers.wait(2)[1].observation_id == 7
     assert server.stop()
 
 

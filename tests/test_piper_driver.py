@@ -75,7 +75,10 @@ def test_it_does_not_rush_to_an_old_target(emulator):
     other.JointCtrl(60_000, 90_000, -60_000, 0, 0, 0)
     with Driven(emulator) as driven:
         until(lambda: driven.driver.phase == "asleep", "feedback")
-        before = driven.position.copy()  # without power it has sagged a little
+        settled = lambda: np.abs(driven.driver.bus.feedback.velocity[:6]).max() < 0.002  # noqa: E731
+        seen = driven.driver.bus.counters.triplets
+        until(lambda: driven.driver.bus.counters.triplets > seen + 100 and settled(), "an arm that has sagged")
+        before = driven.position.copy()
         driven.enable()
         seen = driven.driver.bus.counters.triplets
         until(lambda: driven.driver.bus.counters.triplets > seen + 100, "half a second")
@@ -130,7 +133,7 @@ FAULTS = {
     "collision for=0.3": ("collision", "stopped"),
     "over-temperature motor=3 for=0.3": ("temperature", "stopped"),
     "motor-off motor=2": ("motor 2 lost its power", "stopped"),
-    "frozen for=3": ("following error", "stopped"),
+    "frozen for=3": ("frozen", "stopped"),
     "silence for=0.3": ("feedback", "holding"),
     "delay by=0.3 for=0.4": ("feedback", "holding"),
     "leader for=0.5": ("leader", "disabled"),
@@ -153,7 +156,7 @@ def test_faults_stop_it_and_say_why(emulator, fault):
         until(lambda: driven.executor.trajectory.at_rest, "rest")
 
 
-@pytest.mark.parametrize("fault", ["loss p=0.3 for=1", "torn p=0.5 for=1", "delay by=0.01 for=1"])
+@pytest.mark.parametrize("fault", ["loss p=0.1 for=1", "torn p=0.5 for=1", "delay by=0.01 for=1"])
 def test_it_rides_through_small_faults(emulator, fault):
     with Driven(emulator) as driven:
         driven.enable()

@@ -28,7 +28,7 @@ def serials(context: Any) -> dict[str, str]:
 def choose(context: Any, serial: str) -> str:
     """-> the serial number of the camera that is meant. Raises ValueError when it is not there or not unique."""
     found = serials(context)
-    listed = ", ".join(f"{number} ({name})" for number, name in found.items()) or "none"
+    listed = ", ".join(f"{number} ({name})" for number, name in sorted(found.items())) or "none"
     if serial and serial not in found:
         raise ValueError(f"wanted the RealSense camera {serial}, got: {listed}; is it plugged in?")
     if not serial and len(found) != 1:

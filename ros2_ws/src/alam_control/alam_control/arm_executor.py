@@ -1,13 +1,13 @@
 """From chunks to commands, once a period: the trajectory proposes, the gate disposes. Pure: time is an argument.
 
 `tick` belongs to the loop's thread; `offer`, `stop` and the other requests may come from any thread: each hands over
-one
-reference, which the next tick takes up."""
+one reference, which the next tick takes up, and offers exclude each other by a lock that the loop never takes."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from threading import Lock
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from alam_control.kinematics import ArmGeometry
 
 CLIP = 0.02  # rows outside the position limits by up to this part of the range are clipped, beyond it refused
 SAG = 0.05  # [rad], [m] that an arm may be measured beyond a limit and still begin at it
+SLOWEST_S, LONGEST_S = 0.5, 10.0  # [s] from row to row of a chunk, and all of it: its table is made at once
 INSET = 1e-3  # part of the range that clipped rows keep from the limit: a spline through them may swing a little
 
 
@@ -37,6 +38,7 @@ class ArmExecutor:
         self.gate = ArmGate(limits, geometry, config, period_s)
         self.trajectory = JointTrajectory(limits, period_s)
         self._buffer = ChunkBuffer(len(self.names))
+        self._offering = Lock()
         self._requests: deque[tuple[str, str]] = deque()
         self._task = False
         self._move: tuple[np.ndarray, float] | None = None
@@ -67,27 +69,30 @@ class ArmExecutor:
 
     def offer(self, chunk: TimedChunk, names: Sequence[str], now: float) -> str:
         """A chunk has arrived; now [robot s] -> "" when it will be executed, else why not (and nothing has changed)."""
-        reason = self._objection(chunk, names)
-        if reason:
-            self._buffer.rejected += 1
-            self._buffer.rejection = reason
-        else:
-            rows = np.asarray(chunk.actions, np.float64)
-            inset = INSET * (self.limits.high - self.limits.low)
-            safe = np.clip(rows, self.limits.low + inset, self.limits.high - inset)
-            timed = TimedChunk(safe, chunk.observation_time, chunk.observation_id, chunk.dt, chunk.policy_id)
-            reason = self._buffer.push(timed, now)
-            if not reason:
-                self.clipped += int((safe != rows).any())
-                self.trajectory.offer(timed)
-        self.why_refused = reason or self.why_refused
+        with self._offering:
+            reason = self._objection(chunk, names)
+            if reason:
+                self._buffer.rejected += 1
+                self._buffer.rejection = reason
+            else:
+                rows = np.asarray(chunk.actions, np.float64)
+                inset = INSET * (self.limits.high - self.limits.low)
+                safe = np.clip(rows, self.limits.low + inset, self.limits.high - inset)
+                timed = TimedChunk(safe, chunk.observation_time, chunk.observation_id, chunk.dt, chunk.policy_id)
+                reason = self._buffer.push(timed, now)
+                if not reason:
+                    self.clipped += int((safe != rows).any())
+                    self.trajectory.offer(timed)
+            self.why_refused = reason or self.why_refused
         return reason
 
     def task(self, runs: bool) -> None:
         """Chunks are executed only while a task runs."""
-        self._task = runs
-        if not runs:
-            self._requests.append(("forget", ""))
+        with self._offering:
+            self._task = runs
+            if not runs:
+                self._buffer.clear()
+                self._requests.append(("forget", ""))
 
     def enable(self) -> None:
         self._requests.append(("enable", ""))
@@ -109,7 +114,8 @@ class ArmExecutor:
             raise ValueError(f"move: wanted {self.limits.low.shape} finite positions, got {target}")
         if (target < self.limits.low - 1e-9).any() or (target > self.limits.high + 1e-9).any():
             raise ValueError(f"move: wanted a position inside the limits, got {np.round(target, 3)}")
-        self._move = (np.clip(target, self.limits.low, self.limits.high), speed)
+        with self._offering:
+            self._move = (np.clip(target, self.limits.low, self.limits.high), speed)
 
     # Once a period
 
@@ -154,10 +160,10 @@ class ArmExecutor:
                 self._own_motion = False
                 trajectory.forget()
         if setpoint is not None and not reason:
+            gate.change("move", "")
             passed = gate.check(setpoint)
             if passed is not None:
-                trajectory.commit(setpoint)
-                gate.change("move", "")
+                trajectory.commit(setpoint, now)
                 self.observation_time = setpoint.observation_time
                 return passed
             self.held += 1
@@ -174,12 +180,11 @@ class ArmExecutor:
             trajectory.start(trajectory.state[0])
             gate.start(trajectory.state[0])
             return None
-        trajectory.commit(setpoint)
+        trajectory.commit(setpoint, now)
         return passed
 
     def hold_here(self) -> Passed | None:
-        """The position it rests at, passed by the gate though the arm is disabled: the target for when the power
-        comes."""
+        """The position it rests at, passed by the gate though the arm is disabled: the target for when power comes."""
         return self.gate.check(self.trajectory.brake()) if self.trajectory.at_rest else None
 
     # Helpers
@@ -188,8 +193,8 @@ class ArmExecutor:
         while self._requests:
             event, reason = self._requests.popleft()
             if event == "forget":
-                self.trajectory.forget()
-                self._buffer.clear()
+                if not self._own_motion:
+                    self.trajectory.forget()
                 continue
             if self.gate.change(event, reason) and event in ("stop", "disable"):
                 self.trajectory.forget()
@@ -198,6 +203,8 @@ class ArmExecutor:
     def _objection(self, chunk: TimedChunk, names: Sequence[str]) -> str:
         if not self._task:
             return "no task runs: call /run_task"
+        if self.moving_itself:
+            return "the arm is on its way home or to rest"
         if tuple(names) != self.names:
             return f"wanted channels {list(self.names)} in this order, got {list(names)}"
         rows = np.asarray(chunk.actions)
@@ -205,6 +212,11 @@ class ArmExecutor:
             return f"wanted (H, {len(self.names)}) actions, got shape {rows.shape} {rows.dtype}"
         if not (finite := np.isfinite(rows)).all():
             return f"wanted finite actions, got {int((~finite).sum())} of {finite.size} numbers that are not"
+        if not self.gate.period_s <= chunk.dt <= SLOWEST_S or len(rows) * chunk.dt > LONGEST_S:
+            return (
+                f"wanted a row each {self.gate.period_s:g} to {SLOWEST_S:g} s, at most {LONGEST_S:g} s of them, "
+                f"got {len(rows)} each {chunk.dt:g} s"
+            )
         span = self.limits.high - self.limits.low
         outside = np.maximum(self.limits.low - rows, rows - self.limits.high).max(0)
         if (outside > CLIP * span).any():

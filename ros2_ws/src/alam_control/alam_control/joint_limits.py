@@ -41,6 +41,12 @@ class JointLimits:
         )
 
 
+def velocity_peak(velocity: np.ndarray, acceleration: np.ndarray, limits: JointLimits) -> np.ndarray:
+    """Each (..., J) -> (..., J): the velocity that each joint has when its acceleration has been taken back as fast as
+    its jerk allows: no stop can keep it from getting there."""
+    return velocity + acceleration * np.abs(acceleration) / (2 * limits.jerk)
+
+
 def stopping_point(
     position: np.ndarray, velocity: np.ndarray, acceleration: np.ndarray, limits: JointLimits
 ) -> np.ndarray:

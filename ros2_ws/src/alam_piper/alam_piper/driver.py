@@ -30,7 +30,6 @@ SILENT_S = 0.5  # feedback older than this: the bus or the arm is gone
 FROZEN_S, FROZEN_RAD_S = 0.3, 0.03  # feedback that stays the same for so long while a joint is moved this fast
 ENABLE_EVERY_S, MODE_EVERY_S, GRIPPER_EVERY_S = 0.01, 0.1, 0.02
 SLOW_PERCENT = 10  # speed of the arm's own drives while it gets power
-GRIPPER_EFFORT_NM = 1.0
 DOWN, ASLEEP, POWERING, READY, PARKING = "down", "asleep", "powering", "ready", "parking"
 
 
@@ -91,7 +90,7 @@ class PiperDriver:
     @property
     def reset_sags(self) -> bool:
         """-> whether a reset would take the arm's power now."""
-        return bool(self.bus is not None and self.bus.feedback is not None and self.bus.feedback.state in STATES)
+        return bool(self.bus is not None and self.bus.feedback is not None and self.bus.status[0] in STATES)
 
     # Once a period
 
@@ -119,9 +118,9 @@ class PiperDriver:
 
     def _look(self, bus: Any, feedback: Any, now: float) -> list[str]:
         """Faults and waits of this period, each only once it persists."""
-        status_s = getattr(bus, "status_s", feedback.stamp_s)
+        (state, control, teach), status_s = bus.status, bus.status_s
         found = []
-        if words := STATES.get(feedback.state):
+        if words := STATES.get(state):
             found.append(words)
         found += feedback.alarms
         off = [k + 1 for k, on in enumerate(feedback.motors) if not on]
@@ -132,7 +131,7 @@ class PiperDriver:
         fast = np.abs(self.executor.trajectory.state[1][:6]).max() > FROZEN_RAD_S
         if self.phase == READY and fast and now - self._still_since > FROZEN_S and self.feedback_age_s < SILENT_S / 10:
             found.append("feedback is frozen: it does not change though the arm is moved")
-        leader = feedback.teach == 1 or feedback.control == 2
+        leader = teach == 1 or control == 2
         if leader:
             found.append("leader")
         self.wrong_since = {words: self.wrong_since.get(words, now) for words in found}
@@ -144,7 +143,7 @@ class PiperDriver:
         if self._latched:
             faults.append(self._latched)
         self.faults = tuple(faults)
-        waits = [WAITS[feedback.state]] if feedback.state in WAITS else []
+        waits = [WAITS[state]] if state in WAITS else []
         if self.leader:
             waits.append("leader (teach) mode: the arm takes no commands; switch it off at the arm")
             if self.executor.mode in (HOLDING, MOVING):
@@ -185,7 +184,7 @@ class PiperDriver:
     def _take_requests(self, bus: Any, feedback: Any, now: float) -> None:
         if self._wants_reset:
             self._wants_reset, self._latched = False, ""
-            if feedback.state in STATES or feedback.alarms:
+            if bus.status[0] in STATES or feedback.alarms:
                 bus.drop_power_and_clear()
             self.executor.reset()
             self.phase, self._had_power = ASLEEP, False
@@ -268,4 +267,4 @@ class PiperDriver:
             bus.send_joints(passed)
         if now - self._last_gripper >= GRIPPER_EVERY_S:
             self._last_gripper = now
-            bus.send_gripper(passed, GRIPPER_EFFORT_NM)
+            bus.send_gripper(passed, passed.gripper_effort_nm)

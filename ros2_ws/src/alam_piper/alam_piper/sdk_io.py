@@ -42,16 +42,13 @@ logging.getLogger("can").setLevel(logging.ERROR)
 class Feedback:
     """The newest whole feedback: position, velocity, effort (7,) in SI, `stamp_s` of time.monotonic() at its arrival.
 
-    motors (6,) bool: enabled; state, control, teach: codes of frame 2A1; alarms: what the motors report, in words."""
+    motors (6,) bool: enabled; alarms: what the motors report, in words."""
 
     stamp_s: float
     position: np.ndarray
     velocity: np.ndarray
     effort: np.ndarray
     motors: tuple[bool, ...]
-    state: int
-    control: int
-    teach: int
     alarms: tuple[str, ...]
     motor_temperature: tuple[float, ...]
     driver_temperature: tuple[float, ...]
@@ -90,7 +87,8 @@ class SdkBus:
         self.feedback: Feedback | None = None
         self.lost = ""  # why the bus is gone
         self._next_frame, self._frame_s = 0, 0.0
-        self.status_s = 0.0  # time.monotonic() of the newest frame 2A1
+        self.status = (0, 0, 0)  # codes of the newest frame 2A1: state, control, teach
+        self.status_s = 0.0  # time.monotonic() of its arrival
         self._sdk = _Interface(f"{channel}#{next(_numbers)}", judge_flag=False, can_auto_init=False)
         try:
             self._sdk.CreateCanBus(channel, bustype=interface, judge_flag=False)
@@ -191,6 +189,8 @@ class SdkBus:
         """On the SDK's reader thread, after each frame."""
         now = time.monotonic()
         if number == STATUS_FRAME:
+            said = self._sdk.GetArmStatus().arm_status
+            self.status = int(said.arm_status), int(said.ctrl_mode), int(said.teach_status)
             self.status_s = now
         index = number - FIRST_JOINT_FRAME
         if not 0 <= index < 3:
@@ -217,7 +217,7 @@ class SdkBus:
             if apart > PLAUSIBLE_RAD + PLAUSIBLE_RAD_S * (now - last.stamp_s):
                 self.counters.implausible += 1
                 return
-        fast, slow, status = sdk.GetArmHighSpdInfoMsgs(), sdk.GetArmLowSpdInfoMsgs(), sdk.GetArmStatus().arm_status
+        fast, slow = sdk.GetArmHighSpdInfoMsgs(), sdk.GetArmLowSpdInfoMsgs()
         motors = [getattr(fast, f"motor_{k}") for k in range(1, 7)]
         drivers = [getattr(slow, f"motor_{k}") for k in range(1, 7)]
         velocity = np.array([*(from_thousandths(m.motor_speed) for m in motors), 0.0])
@@ -230,9 +230,6 @@ class SdkBus:
             velocity,
             effort,
             tuple(bool(d.foc_status.driver_enable_status) for d in drivers),
-            int(status.arm_status),
-            int(status.ctrl_mode),
-            int(status.teach_status),
             _alarms(drivers),
             tuple(float(d.motor_temp) for d in drivers),
             tuple(float(d.foc_temp) for d in drivers),

@@ -72,6 +72,8 @@ class PolicyServer:
             robot = Contract.from_yaml(contract_yaml, "/robot/contract")
         except ValueError as error:
             return str(error)
+        if self._pairing is not None:
+            self._pairing.clear()  # it has just started: its time may have, too
         sentences = disagreements(wanted=self._policy.contract, got=robot)
         self._fits = not sentences
         return f"policy {self._policy.id} was made for another robot: {'; '.join(sentences)}" if sentences else ""
@@ -128,10 +130,11 @@ class PolicyServer:
             values[f"{stream}_age_s"] = f"{seen.age_s(now):.2f}"
         if self._pairing is not None:
             values["pairs"] = str(self._pairing.complete)
-            values["pairs_rejected"] = str(self._pairing.rejected)
+            for reason, count in self._pairing.rejected.items():
+                values[f"rejected_{reason}"] = str(count)
             for stream, skew in self._pairing.skew.items():
-                for percent in (50, 99):
-                    values[f"{stream}_skew_p{percent}_ms"] = f"{skew.percentile_ms(percent):.1f}"
+                for name, percent in (("p50", 50), ("p99", 99), ("max", 100)):
+                    values[f"{stream}_skew_{name}_ms"] = f"{skew.percentile_ms(percent):.1f}"
         return Status(level, f"{mode}: {reason}" if reason else mode, values)
 
     def _answer(self, request: tuple[dict[str, Any], int]) -> None:
