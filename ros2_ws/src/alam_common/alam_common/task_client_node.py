@@ -49,6 +49,7 @@ class TaskClient:
         self.views: tuple[str, ...] = ()
         self._seen: dict[tuple[int, int], float] = {}  # id and stamp of an observation -> wall time [s]
         self._answered: dict[tuple[int, int], float] = {}
+        self._paired: set[tuple[int, int]] = set()
         self._latencies: list[float] = []
         self._inference: list[float] = []
         self._latents: list[Latents] = []
@@ -82,7 +83,7 @@ class TaskClient:
         """One goal to its end; an interrupt cancels it. timeout_s: robot time; feedback: step and mode.
 
         Raises Refusal when the graph goes away."""
-        for record in (self._latencies, self._inference, self._latents, self._seen, self._answered):
+        for record in (self._latencies, self._inference, self._latents, self._seen, self._answered, self._paired):
             record.clear()
         goal = RunTask.Goal(task=task, instruction=instruction, seed=seed, timeout=timeout_s)
         told = lambda message: feedback(message.feedback.step, message.feedback.mode)  # noqa: E731
@@ -183,11 +184,17 @@ class TaskClient:
         self._pair(self._answered, (message.observation_id, stamp_ns(message.observation_stamp)))
 
     def _pair(self, mine: dict[tuple[int, int], float], key: tuple[int, int]) -> None:
-        """An observation or its answer is here; on this side either may come first."""
+        """An observation or its answer is here; on this side either may come first, and a robot that waited long gives
+        the same observation again, which gets the same answer again: that counts once."""
+        if key in self._paired:
+            return
         mine.setdefault(key, time.monotonic())
         if key in self._seen and key in self._answered:
+            self._paired.add(key)
             self._latencies.append(max(0.0, self._answered.pop(key) - self._seen.pop(key)))
 
     def _on_latents(self, message: LatentChunk) -> None:
         self.views = tuple(message.views)
-        self._latents.append(Latents(stamp_ns(message.observation_stamp) / 1e9, message.dt, read_latents(message)))
+        time_s = stamp_ns(message.observation_stamp) / 1e9
+        if not self._latents or self._latents[-1].time_s != time_s:
+            self._latents.append(Latents(time_s, message.dt, read_latents(message)))
