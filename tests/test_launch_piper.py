@@ -85,6 +85,7 @@ def test_the_arm_with_emulated_devices(tmp_path):
             operator.until(lambda: number(client, "policy", "pairs") > 30, "pairs of images")
             assert number(client, "policy", "wrist_skew_max_ms") <= 20
             assert number(client, "policy", "state_skew_max_ms") <= 20
+            operator.until(lambda: says("piper", "mode"), "a mode of the arm")
             assert says("piper", "mode") == "disabled", "no motion before a person allows it"
             answer = operator.call(SetBool, "/robot/enable", SetBool.Request(data=True))
             assert answer.success, answer.message
