@@ -18,6 +18,7 @@ from alam_piper.can_io import SocketHub, socket_path
 from alam_piper.emulator import FAST_S, PiperEmulator
 from alam_piper.emulator_faults import help_text, parse_fault
 from alam_piper.geometry import piper_geometry
+from alam_piper.loop_io import prioritise_others
 from alam_piper.twin import TwinDynamics
 
 
@@ -35,6 +36,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--enable-delay", type=float, default=0.5, help="of a motor [s] (default %(default)s)")
     parser.add_argument("--home", action="store_true", help="begin upright instead of folded")
     parser.add_argument("--seed", type=int, default=0, help="of random faults (default %(default)s)")
+    parser.add_argument(
+        "--priority",
+        type=int,
+        default=60,
+        choices=range(99),
+        metavar="0..98",
+        help="SCHED_FIFO priority, where it is permitted: an arm's electronics are never late (default %(default)s)",
+    )
     parser.add_argument("--fault", action="append", default=[], metavar="TEXT", help="a fault on schedule; repeatable")
     parser.add_argument("--tell", metavar="TEXT", help='ask a running emulator: a fault, "clear" or "state"')
     arguments, rest = parser.parse_known_args(argv)
@@ -106,6 +115,8 @@ def serve(arguments: argparse.Namespace) -> None:
     except (can.CanError, OSError) as error:
         raise ValueError(f"wanted the CAN bus {arguments.interface}:{arguments.channel}, got: {error}") from None
     control = _listen(control_path(arguments.channel))
+    if arguments.priority:
+        prioritise_others(arguments.priority)
     print(f"piper_emulator: ready on {arguments.interface}:{arguments.channel}", flush=True)
     try:
         _loop(emulator, bus, control, start)

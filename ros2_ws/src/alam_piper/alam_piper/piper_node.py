@@ -1,5 +1,5 @@
-"""The Piper node: the robot interface around the driver of the arm. A lifecycle node: configure opens the bus, activate
-starts the control loop."""
+"""The Piper node: the robot interface of ROS around the process that owns the arm. A lifecycle node: configure starts
+that process and opens the bus, activate starts its control loop."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from array import array
-from collections import deque
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rclpy
 from alam_msgs.action import RunTask
 from alam_msgs.msg import ActionChunk, ArmStatus, StateVector
@@ -29,30 +30,27 @@ from alam_common.base_node import Diagnostics, declare, publisher, refuse_twin, 
 from alam_common.convert import fill_stamp, fill_state, read_chunk, stamp_ns
 from alam_common.diagnostics import ERROR, OK, WARN, Rate, Status
 from alam_common.refusal import Refusal
-from alam_control.arm_executor import ArmExecutor
-from alam_control.arm_gate import MOVING, STOPPED, GateConfig, Passed
+from alam_control.arm_gate import HOLDING, MOVING, STOPPED
 from alam_control.chunk_buffer import TimedChunk
 from alam_models.contract import Contract, disagreements
 from alam_piper import arm
-from alam_piper.driver import DOWN, DriverConfig, PiperDriver
-from alam_piper.geometry import piper_geometry, piper_limits
-from alam_piper.loop_io import Histogram, RealTimeLoop, prioritise_others
-from alam_piper.sdk_io import SdkBus
+from alam_piper.arm_client_io import ArmClient
+from alam_piper.driver import DOWN
 from alam_piper.settings import PARAMETERS
+from alam_piper.shared_io import CHANGES, COMMANDS, FEEDBACK
+from alam_piper.snapshot import Snapshot
 
 PERIOD_S = 0.005
+POLL_S = 0.02  # between two looks at what the arm does, where a caller waits for it
 DISCOVERY_S = 1.0  # how long a twin on the same domain may take to show itself
-RETRY_S = 0.5  # between two attempts to open the bus again
-FIRMWARE_S = 2.0  # between two questions for the firmware
 STATUS_S = 0.1
-HELPERS_PRIORITY = 40  # of this process' other threads, below the loop's
 DONE, FAILED = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 INSTRUCTION = "move"  # what a policy is told while no task runs
+NO_LOOP = "the control loop is not running: activate the node"
 
 
 class PiperNode(LifecycleNode):
-    """`PiperDriver` behind ROS. The loop has a thread of its own; another one publishes; callbacks only pass things
-    on."""
+    """`ArmClient` behind ROS. One thread publishes; callbacks only pass things on."""
 
     def __init__(self) -> None:
         super().__init__("piper")
@@ -61,39 +59,19 @@ class PiperNode(LifecycleNode):
         self._refused = ""
         self._settings = declare(self, PARAMETERS)
         self._contract = arm.piper_contract()
-        values = self._settings
         self._check_contract()
-        config = GateConfig(
-            values["max_chunk_age"], values["max_camera_age"], values["max_feedback_age"], values["following_error"]
-        )
-        geometry = piper_geometry(values["link_margin"], values["table_clearance"])
-        self._executor_ = ArmExecutor(arm.NAMES, piper_limits(values["speed"]), geometry, config, PERIOD_S)
-        driver = DriverConfig(
-            values["mode"] == "mit",
-            values["speed_percent"],
-            values["enable_timeout"],
-            values["mit_kp"],
-            values["mit_kd"],
-            values["park_speed"],
-        )
-        self._driver = PiperDriver(self._executor_, driver, self._hardware_stop)
-        self._loop: RealTimeLoop | None = None
+        self._arm: ArmClient | None = None
         self._loop_warnings: list[str] = []
         self._over = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._commands: deque[tuple[float, Passed]] = deque(maxlen=256)
-        self._command_age = Histogram()
-        self._firmware = ""
+        self._publishing: threading.Thread | None = None
         self._observations = 0
         self._instruction = INSTRUCTION
-        self._task_until = math.inf
         self._busy = threading.Lock()
         self._chunks, self._feedback_rate = Rate(), Rate()
-        self._missed_feedback = 0
-        self._said = ("", "")
         used = (topics.JOINT_STATES, topics.COMMAND, topics.STATE, topics.CONTRACT, topics.ARM_STATUS)
         self._topics = {topic.name: publisher(self, topic) for topic in used}
         self._diagnostics = Diagnostics(self, "piper", self._status)
+        self.create_timer(0.2, self._check_process)
 
     def open(self) -> None:
         """With autostart: configure and activate. Raises Refusal for a twin, or a bus that does not exist."""
@@ -105,197 +83,122 @@ class PiperNode(LifecycleNode):
         self._offer_interface()
 
     def close(self) -> bool:
-        """Brake, stop the loop, let the bus go -> whether every thread ended. The arm keeps its power, and its
-        place."""
-        self._executor_.stop("the driver is shutting down")
-        end = time.monotonic() + 1.0
-        while self._loop and self._loop.alive and not self._executor_.trajectory.at_rest and time.monotonic() < end:
-            time.sleep(0.01)
-        ended = self._loop is None or self._loop.stop()
+        """Brake, and end the arm's process -> whether everything ended. The arm keeps its power, and its place."""
         self._over.set()
-        for thread in self._threads:
-            thread.join(0.5)
-        if self._driver.bus is not None:
-            self._driver.bus.close()
-        return ended and not any(thread.is_alive() for thread in self._threads)
+        if self._publishing is not None:
+            self._publishing.join(0.5)
+        ended = self._arm is None or self._arm.end()
+        return ended and not (self._publishing and self._publishing.is_alive())
 
     # Lifecycle
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._arm = ArmClient(self._settings)
         try:
-            self._driver.bus = SdkBus(self._settings["can_interface"], self._settings["can_channel"])
-        except ValueError as error:
+            self._refused = self._arm.ask("open")
+        except (ConnectionError, RuntimeError) as error:
             self._refused = str(error)
-            self.get_logger().error(self._refused)
-            return FAILED
-        return DONE
+        if not self._refused:
+            return DONE
+        self.get_logger().error(self._refused)
+        self._arm.end()
+        self._arm = None
+        return FAILED
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._loop = RealTimeLoop(self._tick, PERIOD_S, self._settings["priority"], self._settings["cpu"])
-        self._loop_warnings = self._loop.start()
+        if self._arm is None and self.on_configure(state) != DONE:
+            return FAILED
+        assert self._arm is not None
+        self._loop_warnings = self._arm.ask("start")
         for warning in self._loop_warnings:
             self.get_logger().warning(warning)
-        self._threads = [
-            threading.Thread(target=self._keep_bus, name="bus", daemon=True),
-            threading.Thread(target=self._publish, name="publish", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
-        if self._settings["priority"] and not self._loop_warnings:
-            prioritise_others(HELPERS_PRIORITY)
+        self._over.clear()
+        self._publishing = threading.Thread(target=self._publish, args=(self._arm,), name="publish", daemon=True)
+        self._publishing.start()
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._executor_.disable("the driver was deactivated")
-        if self._loop:
-            self._loop.stop()
-        self._over.set()
+        self.close()
+        self._arm = None
         return super().on_deactivate(state)
 
-    # The loop's thread
+    # The publishing thread
 
-    def _tick(self, now: float) -> None:
-        driver = self._driver
-        driver.tick(now)
-        if driver.passed is not None:
-            self._commands.append((now, driver.passed))
-            if self._executor_.mode == MOVING and not math.isnan(self._executor_.observation_time):
-                self._command_age.add((now - self._executor_.observation_time) / 100)  # bins of 1 ms
-
-    # Other threads
-
-    def _keep_bus(self) -> None:
-        """Ask for the firmware until it is known; open a lost bus again, as often as it takes."""
-        asked = 0.0
-        while not self._over.wait(RETRY_S / 5):
-            bus, now = self._driver.bus, time.monotonic()
-            if bus is None or bus.check():
-                if bus is not None:
-                    self.get_logger().warning(bus.check(), throttle_duration_sec=10.0)
-                    self._driver.bus = None
-                    bus.close()
-                self._over.wait(RETRY_S)
-                try:
-                    self._driver.bus = SdkBus(self._settings["can_interface"], self._settings["can_channel"])
-                except ValueError:
-                    continue
-                if self._settings["priority"] and not self._loop_warnings:
-                    prioritise_others(HELPERS_PRIORITY)
-            elif not self._firmware and now - asked > FIRMWARE_S:
-                asked = now
-                bus.ask_firmware()
-            elif not self._firmware and (version := bus.firmware()):
-                self._firmware = version
-                self.get_logger().info(f"firmware {version} on {self._settings['can_channel']}")
-            if self._loop is not None and self._loop.error is not None:
-                self.failure = f"the control loop ended: {type(self._loop.error).__name__}: {self._loop.error}"
-                rclpy.try_shutdown()
-                return
-
-    def _publish(self) -> None:
-        seen, next_status, last_triplets = None, 0.0, 0
+    def _publish(self, arm_: ArmClient) -> None:
+        shared, next_status = arm_.shared, 0.0
+        feedback_seen, commands_seen, changes_seen = shared.count(FEEDBACK), shared.count(COMMANDS), -1
         while not self._over.wait(PERIOD_S / 2):
-            bus, now = self._driver.bus, time.monotonic()
-            feedback = bus.feedback if bus is not None else None
-            if feedback is not None and feedback is not seen:
-                if seen is not None and bus.counters.triplets > last_triplets + 1:
-                    self._missed_feedback += bus.counters.triplets - last_triplets - 1
-                seen, last_triplets = feedback, bus.counters.triplets
+            now = time.monotonic()
+            rows, feedback_seen = shared.since(FEEDBACK, feedback_seen)
+            for row in rows:
                 self._feedback_rate.tick(now)
-                self._publish_feedback(feedback, now)
-            while self._commands:
-                self._publish_command(*self._commands.popleft(), now)
-            mode = (self._executor_.mode, self._executor_.reason.split(" is ")[0])
-            if now >= next_status or mode != self._said:
-                next_status, self._said = now + STATUS_S, mode
-                self._topics[topics.ARM_STATUS.name].publish(self._arm_status(feedback, now))
+                self._publish_feedback(row, now)
+            rows, commands_seen = shared.since(COMMANDS, commands_seen)
+            for row in rows:
+                self._publish_command(row, now)
+            if now >= next_status or shared.count(CHANGES) != changes_seen:
+                next_status, changes_seen = now + STATUS_S, shared.count(CHANGES)
+                try:
+                    self._topics[topics.ARM_STATUS.name].publish(_arm_status(arm_.snapshot(), now))
+                except ConnectionError:
+                    return  # `_check_process` ends the node
 
-    def _publish_feedback(self, feedback: Any, now: float) -> None:
-        time_ns = time.time_ns() - int((now - feedback.stamp_s) * 1e9)
+    def _publish_feedback(self, row: np.ndarray, now: float) -> None:
+        time_ns = time.time_ns() - int((now - row[0]) * 1e9)
         message = JointState(name=list(arm.NAMES))
         fill_stamp(message.header.stamp, time_ns)
-        message.position = array("d", feedback.position.tobytes())
-        message.velocity = array("d", feedback.velocity.tobytes())
-        message.effort = array("d", feedback.effort.tobytes())
+        message.position = array("d", row[1:8].tobytes())
+        message.velocity = array("d", row[8:15].tobytes())
+        message.effort = array("d", row[15:22].tobytes())
         self._topics[topics.JOINT_STATES.name].publish(message)
         self._observations += 1
         state = StateVector()
-        fill_state(state, arm.NAMES, feedback.position, self._instruction, self._observations, time_ns)
+        fill_state(state, arm.NAMES, row[1:8], self._instruction, self._observations, time_ns)
         self._topics[topics.STATE.name].publish(state)
 
-    def _publish_command(self, at: float, passed: Passed, now: float) -> None:
+    def _publish_command(self, row: np.ndarray, now: float) -> None:
         message = JointState(name=list(arm.NAMES))
-        fill_stamp(message.header.stamp, time.time_ns() - int((now - at) * 1e9))
-        message.position = array("d", passed.position.tobytes())
-        message.velocity = array("d", passed.velocity.tobytes())
+        fill_stamp(message.header.stamp, time.time_ns() - int((now - row[0]) * 1e9))
+        message.position = array("d", row[1:8].tobytes())
+        message.velocity = array("d", row[8:15].tobytes())
         self._topics[topics.COMMAND.name].publish(message)
 
-    def _arm_status(self, feedback: Any, now: float) -> ArmStatus:
-        driver, executor = self._driver, self._executor_
-        message = ArmStatus(mode=executor.mode, reason=executor.reason, firmware=self._firmware)
-        fill_stamp(message.header.stamp, time.time_ns())
-        message.connected = driver.phase != DOWN
-        message.leader_mode = driver.leader
-        message.faults = list(driver.faults)
-        age = executor.observation_time
-        message.chunk_age = math.inf if math.isnan(age) or executor.mode != MOVING else now - age
-        message.feedback_age = math.inf if feedback is None else now - feedback.stamp_s
-        if feedback is not None:
-            message.enabled = all(feedback.motors)
-            message.motor_temperature = list(feedback.motor_temperature)
-            message.driver_temperature = list(feedback.driver_temperature)
-            message.motor_voltage = list(feedback.voltage)
-            message.following_error = float(abs(executor.trajectory.state[0] - feedback.position)[:6].max())
-        return message
+    # Timers
+
+    def _check_process(self) -> None:
+        """Without the process that owns the arm this node cannot go on; launch starts both anew."""
+        if self._arm is not None and self._arm.gone and not self._over.is_set():
+            raise RuntimeError("the arm's control process has ended")
 
     def _status(self, now: float) -> Status:
-        driver, executor, loop = self._driver, self._executor_, self._loop
-        mode, reason = executor.mode, executor.reason
-        level = ERROR if mode == STOPPED or driver.phase == DOWN else OK if mode == MOVING else WARN
+        try:
+            said = self._said()
+        except ConnectionError as error:
+            return Status(ERROR, str(error), {})
+        level = ERROR if said.mode == STOPPED or said.phase == DOWN else OK if said.mode == MOVING else WARN
+        if said.failure and not self._over.is_set():
+            self.get_logger().error(said.failure)
+            raise RuntimeError(said.failure)
         values = {
-            "mode": mode,
-            "reason": reason,
-            "phase": driver.phase,
-            "firmware": self._firmware,
-            "faults": "; ".join(driver.faults),
+            "mode": said.mode,
+            "reason": said.reason,
+            "phase": said.phase,
+            "firmware": said.firmware,
+            "faults": "; ".join(said.faults),
             "feedback_rate_hz": f"{self._feedback_rate.rate_hz(now):.1f}",
-            "feedback_missed": str(self._missed_feedback),
             "chunk_rate_hz": f"{self._chunks.rate_hz(now):.1f}",
-            "chunks_accepted": str(self._chunks.count),
-            "chunks_rejected": str(executor.rejected),
-            "last_rejection": executor.why_refused,
-            "chunks_clipped": str(executor.clipped),
-            "splices_limited": str(executor.trajectory.limited),
-            "gate_refused": str(executor.gate.refused),
-            "last_refusal": executor.gate.refusal,
-            "periods_held": str(executor.held),
+            **said.figures,
         }
-        if loop is not None:
-            for name, histogram in (("wake_error", loop.figures.wake), ("tick", loop.figures.work)):
-                for percent in (50, 99, 99.9):
-                    values[f"{name}_p{percent:g}_ms"] = f"{histogram.percentile_ms(percent):.2f}"
-                values[f"{name}_max_ms"] = f"{histogram.most_s * 1e3:.2f}"
-            values["ticks"] = str(loop.figures.wake.count)
-            values["ticks_missed"] = str(loop.figures.missed)
-            values["command_age_p50_ms"] = f"{self._command_age.percentile_ms(50) * 100:.0f}"
-            values["command_age_p99_ms"] = f"{self._command_age.percentile_ms(99) * 100:.0f}"
-        if (bus := driver.bus) is not None:
-            values["frames_sent"] = str(bus.counters.sent)
-            values["feedback_torn"] = str(bus.counters.torn)
-            values["feedback_implausible"] = str(bus.counters.implausible)
-        message = "; ".join(
-            filter(None, (f"{mode}: {reason}" if reason else mode, *driver.faults, *self._loop_warnings))
-        )
-        return Status(level, message, values)
+        words = f"{said.mode}: {said.reason}" if said.reason else said.mode
+        return Status(level, "; ".join(filter(None, (words, *said.faults, *self._loop_warnings))), values)
 
     # Callbacks
 
     def _offer_interface(self) -> None:
         subscribe(self, topics.CHUNK, self._on_chunk)
         subscribe(self, topics.OPERATOR_STOP, self._on_operator_stop)
-        for role in self._contract.roles:
-            self._driver.camera_stamps[role] = -math.inf
-            subscribe(self, topics.CAMERA_INFOS[role], partial(self._on_camera, role))
+        for index, role in enumerate(self._contract.roles):
+            subscribe(self, topics.CAMERA_INFOS[role], partial(self._on_camera, index))
         group = ReentrantCallbackGroup()
         for name, kind, callback in (
             ("/robot/enable", SetBool, self._on_enable),
@@ -311,80 +214,72 @@ class PiperNode(LifecycleNode):
         self.get_logger().info("ready: call /robot/enable, then send a goal to /run_task")
 
     def _on_chunk(self, message: ActionChunk) -> None:
+        if self._arm is None:
+            return
         try:
             actions = read_chunk(message)
         except ValueError as error:
-            self._executor_.why_refused = str(error)
+            self._arm.ask("refuse", str(error))
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
         now = time.monotonic()
         seen = _monotonic(stamp_ns(message.observation_stamp), now)
         chunk = TimedChunk(actions, seen, message.observation_id, message.dt, message.policy_id)
-        if not self._executor_.offer(chunk, tuple(message.names), now):
-            self._chunks.tick(now)
+        try:
+            if not self._arm.offer(chunk, tuple(message.names)):
+                self._chunks.tick(now)
+        except ConnectionError:
+            return  # `_check_process` ends the node
 
-    def _on_camera(self, role: str, message: CameraInfo) -> None:
+    def _on_camera(self, index: int, message: CameraInfo) -> None:
         now = time.monotonic()
-        self._driver.camera_stamps[role] = min(_monotonic(stamp_ns(message.header.stamp), now), now)
+        if self._arm is not None:
+            self._arm.shared.camera_stamps[index] = min(_monotonic(stamp_ns(message.header.stamp), now), now)
 
     def _on_operator_stop(self, message: Bool) -> None:
-        if message.data:
-            self._executor_.stop("the operator's stop; call /robot/reset to go on")
+        if message.data and self._arm is not None:
+            self._arm.ask("stop", "the operator's stop; call /robot/reset to go on")
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        driver = self._driver
+        if self._arm is None:
+            return _answer(response, False, NO_LOOP)
         if not request.data and self._busy.locked():
-            response.success, response.message = (
-                False,
-                "wanted no task to run, got one; cancel it first, or call /robot/stop",
-            )
-            return response
-        driver.enable() if request.data else driver.disable()
+            return _answer(response, False, "wanted no task to run, got one; cancel it first, or call /robot/stop")
+        self._arm.ask("enable" if request.data else "disable")
         patience_s = self._settings["enable_timeout"] + 2.0 if request.data else 60.0
-        end = time.monotonic() + patience_s
-        while not driver.answer and time.monotonic() < end and not self._over.is_set():
-            time.sleep(0.01)
-        response.success = driver.answer == "ok"
-        done = "enabled" if request.data else "at rest, without power"
-        response.message = (
-            done if response.success else driver.answer or "no answer of the control loop: is the bus up?"
-        )
-        return response
+        said = self._wait(lambda said: bool(said.answer), patience_s)
+        if said.answer == "ok":
+            return _answer(response, True, "enabled" if request.data else "at rest, without power")
+        return _answer(response, False, said.answer or "no answer of the control loop: is the bus up?")
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._executor_.stop("/robot/stop was called; call /robot/reset to go on")
-        response.success, response.message = True, "stopping; the arm keeps its power and its place"
-        return response
+        if self._arm is None:
+            return _answer(response, False, NO_LOOP)
+        self._arm.ask("stop", "/robot/stop was called; call /robot/reset to go on")
+        return _answer(response, True, "stopping; the arm keeps its power and its place")
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._arm is None:
+            return _answer(response, False, NO_LOOP)
         if self._busy.locked():
-            response.success, response.message = False, "wanted no task to run during a reset, got one; cancel it first"
-            return response
-        sags = self._driver.reset_sags
-        self._driver.reset()
-        end = time.monotonic() + 1.0
-        while self._executor_.mode == STOPPED and time.monotonic() < end:
-            time.sleep(PERIOD_S)
-        if self._executor_.mode == STOPPED:
-            response.success, response.message = False, f"still stopped: {self._executor_.reason}"
-            return response
+            return _answer(response, False, "wanted no task to run during a reset, got one; cancel it first")
+        sags = self._arm.ask("reset")
+        said = self._wait(lambda said: said.mode != STOPPED, 1.0)
+        if said.mode == STOPPED:
+            return _answer(response, False, f"still stopped: {said.reason}")
         warning = "the arm's own error was cleared: it has no power and SAGS, hold it; " if sags else ""
-        response.success, response.message = True, warning + "call /robot/enable to go on"
-        return response
+        return _answer(response, True, warning + "call /robot/enable to go on")
 
     def _on_home(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        executor = self._executor_
+        if self._arm is None:
+            return _answer(response, False, NO_LOOP)
         if self._busy.locked():
-            response.success, response.message = False, "wanted no task to run, got one; cancel it first"
-            return response
-        executor.move_to(arm.HOME, self._settings["park_speed"])
-        time.sleep(4 * PERIOD_S)
-        while executor.moving_itself and not self._over.is_set():
-            time.sleep(0.02)
-        away = float(abs(executor.trajectory.state[0] - arm.HOME)[:6].max())
-        response.success = away < 1e-3
-        response.message = "home" if response.success else f"not home: {executor.reason}"
-        return response
+            return _answer(response, False, "wanted no task to run, got one; cancel it first")
+        self._arm.ask("home")
+        time.sleep(4 * PERIOD_S)  # until the loop has taken it up
+        said = self._wait(lambda said: not said.moving_itself, math.inf)
+        there = float(np.abs(said.commanded - arm.HOME)[:6].max()) < 1e-3
+        return _answer(response, there, "home" if there else f"not home: {said.reason}")
 
     def _on_cancel(self, handle: Any) -> CancelResponse:
         return CancelResponse.ACCEPT
@@ -397,47 +292,57 @@ class PiperNode(LifecycleNode):
         try:
             if not (math.isfinite(request.timeout) and request.timeout >= 0):
                 return _aborted(handle, f"rejected: timeout: wanted seconds, 0 or more, got {request.timeout}")
-            if self._executor_.mode not in ("holding", "moving"):
-                return _aborted(handle, f"rejected: {self._executor_.mode}: {self._executor_.reason}")
-            return self._follow(handle, request.instruction or request.task or INSTRUCTION, request.timeout or math.inf)
+            if self._arm is None:
+                return _aborted(handle, f"rejected: {NO_LOOP}")
+            if (said := self._said()).mode not in (HOLDING, MOVING):
+                return _aborted(handle, f"rejected: {said.mode}: {said.reason}")
+            try:
+                instruction = request.instruction or request.task or INSTRUCTION
+                return self._follow(self._arm, handle, instruction, request.timeout or math.inf)
+            finally:
+                if not self._arm.gone:
+                    self._arm.ask("task", False)
         finally:
-            self._executor_.task(False)
             self._instruction = INSTRUCTION
             self._busy.release()
 
-    def _follow(self, handle: ServerGoalHandle, instruction: str, timeout_s: float) -> RunTask.Result:
+    def _follow(self, arm_: ArmClient, handle: ServerGoalHandle, instruction: str, timeout_s: float) -> RunTask.Result:
         began = time.monotonic()
         self._instruction = instruction
-        self._executor_.task(True)
+        arm_.ask("task", True)
         step = 0
         while True:
             time.sleep(1 / arm.CONTROL_RATE_HZ)
             step = int((time.monotonic() - began) * arm.CONTROL_RATE_HZ)
-            mode = self._executor_.mode
-            if step % 15 == 0:
-                handle.publish_feedback(RunTask.Feedback(step=step, mode="running" if mode == MOVING else "holding"))
-            if self._over.is_set() or not rclpy.ok():
+            if self._over.is_set() or not rclpy.ok() or arm_.gone:
                 return _aborted(handle, "the driver is shutting down", step)
+            said = arm_.snapshot()
+            if step % 15 == 0:
+                doing = "running" if said.mode == MOVING else "holding"
+                handle.publish_feedback(RunTask.Feedback(step=step, mode=doing))
             if handle.is_cancel_requested:
                 handle.canceled()
                 return RunTask.Result(success=False, steps=step, reason="cancelled by the client")
-            if mode not in ("holding", MOVING):
-                return _aborted(handle, f"{mode}: {self._executor_.reason}", step)
+            if said.mode not in (HOLDING, MOVING):
+                return _aborted(handle, f"{said.mode}: {said.reason}", step)
             if time.monotonic() - began > timeout_s:
                 handle.succeed()
                 return RunTask.Result(success=False, steps=step, reason="the time is up; a person must judge success")
 
     # Helpers
 
-    def _hardware_stop(self) -> str:
-        path = self._settings["hardware_stop"]
-        if not path:
-            return ""
-        try:
-            with open(path, encoding="ascii") as file:
-                return "" if file.read(1) == "1" else f"the hardware stop is pressed ({path})"
-        except OSError as error:
-            return f"the hardware stop cannot be read ({path}: {error.strerror})"
+    def _said(self) -> Snapshot:
+        """Raises ConnectionError when there is nobody to ask."""
+        if self._arm is None:
+            raise ConnectionError(NO_LOOP)
+        return self._arm.snapshot()
+
+    def _wait(self, condition: Callable[[Snapshot], bool], patience_s: float) -> Snapshot:
+        """-> the newest word of the arm: once the condition holds, the patience is over, or the node ends."""
+        end = time.monotonic() + patience_s
+        while not condition(said := self._said()) and time.monotonic() < end and not self._over.is_set():
+            time.sleep(POLL_S)
+        return said
 
     def _check_contract(self) -> None:
         path = self._settings["contract"]
@@ -456,6 +361,31 @@ class PiperNode(LifecycleNode):
 def _monotonic(time_ns: int, now: float) -> float:
     """A stamp of the system clock [ns] -> time.monotonic() [s] at that moment; now: of time.monotonic()."""
     return now - (time.time_ns() - time_ns) / 1e9
+
+
+def _arm_status(said: Snapshot, now: float) -> ArmStatus:
+    message = ArmStatus(mode=said.mode, reason=said.reason, firmware=said.firmware)
+    fill_stamp(message.header.stamp, time.time_ns())
+    message.connected = said.phase != DOWN
+    message.leader_mode = said.leader
+    message.faults = list(said.faults)
+    follows = said.mode == MOVING and not math.isnan(said.observation_time)
+    message.chunk_age = now - said.observation_time if follows else math.inf
+    if not math.isnan(said.feedback_stamp):
+        message.feedback_age = now - said.feedback_stamp
+        message.enabled = said.powered
+        message.motor_temperature = list(said.motor_temperature)
+        message.driver_temperature = list(said.driver_temperature)
+        message.motor_voltage = list(said.voltage)
+        message.following_error = said.following_error
+    else:
+        message.feedback_age = math.inf
+    return message
+
+
+def _answer(response: Any, success: bool, words: str) -> Any:
+    response.success, response.message = success, words
+    return response
 
 
 def _aborted(handle: ServerGoalHandle, reason: str, steps: int = 0) -> RunTask.Result:

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,6 +86,7 @@ class SdkBus:
         self._where = f"{interface}:{channel}"
         self.counters = Counters()
         self.feedback: Feedback | None = None
+        self.on_feedback: Callable[[Feedback], None] | None = None  # called on the reader's thread
         self.lost = ""  # why the bus is gone
         self._next_frame, self._frame_s = 0, 0.0
         self.status = (0, 0, 0)  # codes of the newest frame 2A1: state, control, teach
@@ -236,6 +238,8 @@ class SdkBus:
             tuple(from_decivolts(d.vol) for d in drivers),
         )
         self.counters.triplets += 1
+        if self.on_feedback is not None:
+            self.on_feedback(self.feedback)
 
 
 WORDS = {
