@@ -1,18 +1,25 @@
-"""The real RealSense library on software devices and a recording; recovery; the file source."""
+"""The real RealSense library on software devices and recordings; stamps, recovery, the stream; the file source."""
 
+import sqlite3
 import time
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 rs = pytest.importorskip("pyrealsense2")
 
-from alam_cameras.frame import Gone, Settings  # noqa: E402
+from alam_cameras.frame import Frame, Gone, Settings  # noqa: E402
 from alam_cameras.opencv_io import OpenCvCamera  # noqa: E402
-from alam_cameras.realsense_io import RealSense, choose, serials  # noqa: E402
-from alam_cameras.recovery import Recovery  # noqa: E402
-from alam_cameras.software_io import SoftwareCamera, draw, read_number  # noqa: E402
+from alam_cameras.pattern import Pattern, lamp, read_number  # noqa: E402
+from alam_cameras.realsense_io import RealSense, choose, colour_sensor, serials  # noqa: E402
+from alam_cameras.realsense_options import plan  # noqa: E402
+from alam_cameras.recovery import AFTER_RESET_S, FIRST_FRAME_S, Recovery  # noqa: E402
+from alam_cameras.software_io import SoftwareCamera, wall_minus_monotonic  # noqa: E402
+from alam_cameras.stamps import Restamp, from_monotonic  # noqa: E402
+from alam_cameras.stream import Stream  # noqa: E402
 
 SIZE = Settings(320, 240, 30)
 
@@ -31,8 +38,8 @@ def frames(camera, count, patience_s=20.0):
 def software():
     context, made = rs.context(), []
 
-    def make(serial):
-        made.append(SoftwareCamera(context, serial, SIZE.width, SIZE.height, SIZE.fps))
+    def make(serial, **options):
+        made.append(SoftwareCamera(context, serial, SIZE.width, SIZE.height, SIZE.fps, **options))
         return made[-1]
 
     make.context = context
@@ -41,21 +48,53 @@ def software():
         camera.close()
 
 
-def test_two_cameras_at_once(software):
+# Devices
+
+
+def test_two_cameras_at_once_are_in_step_and_lose_nothing(software):
     software("one"), software("two")
     cameras = [RealSense(software.context, serial, SIZE) for serial in ("one", "two")]
+    stamps = []
     for camera in cameras:
         camera.start()
     for camera in cameras:
         seen = frames(camera, 15)
-        numbers = [read_number(frame.image) for frame in seen]
-        assert numbers == [frame.number for frame in seen]
-        assert (np.diff(numbers) >= 1).all()
+        numbers = [frame.number for frame in seen]
+        assert [read_number(frame.image) for frame in seen] == [number % 2**16 for number in numbers]
+        assert (np.diff(numbers) == 1).all()
+        assert np.allclose(np.diff([frame.stamp_s for frame in seen]), 1 / 30, atol=1e-3)
         assert abs(seen[-1].stamp_s - time.time()) < 5
-        assert camera.domain == "system_time"
+        assert camera.domain == "system_time" and camera.host_stamps
         assert (camera.intrinsics.width, camera.intrinsics.height) == (320, 240)
+        stamps.append({frame.number: frame.stamp_s for frame in seen})
+    common = stamps[0].keys() & stamps[1].keys()
+    assert len(common) > 5
+    assert max(abs(stamps[0][number] - stamps[1][number]) for number in common) < 1e-3
     for camera in cameras:
         camera.stop()
+
+
+def test_a_phase_delays_every_capture_by_as_much(software):
+    software("one"), software("two", phase_s=0.012)
+    moments = []
+    for serial in ("one", "two"):
+        camera = RealSense(software.context, serial, SIZE)
+        camera.start()
+        moments += [frame.stamp_s - wall_minus_monotonic() - frame.number / 30 for frame in frames(camera, 5)[-1:]]
+        camera.stop()
+    assert moments == pytest.approx([0.0, 0.012], abs=2e-3)
+
+
+def test_a_reader_that_is_held_up_loses_no_frame(software):
+    software("one")
+    camera = RealSense(software.context, "one", SIZE)
+    camera.start()
+    frames(camera, 2)
+    end = time.monotonic() + 0.15
+    while time.monotonic() < end:  # what a busy machine does to a thread
+        pass
+    assert (np.diff([frame.number for frame in frames(camera, 8)]) == 1).all()
+    camera.stop()
 
 
 def test_unplug_and_plug(software):
@@ -94,62 +133,422 @@ def test_a_stall_is_silence_not_an_error(software):
 def test_who_is_not_there_is_named(software):
     with pytest.raises(ValueError, match=r"wanted one RealSense camera.*got: none"):
         choose(software.context, "")
-    software("one"), software("two")
-    assert set(serials(software.context)) == {"one", "two"}
-    with pytest.raises(ValueError, match=r"one \(Software camera\), two"):
+    software("one"), software("two", model="D405")
+    assert serials(software.context) == {"one": "Software D435", "two": "Software D405"}
+    with pytest.raises(ValueError, match=r"one \(Software D435\), two \(Software D405\)"):
         choose(software.context, "three")
     with pytest.raises(ValueError, match="or `serial` to name one"):
         choose(software.context, "")
+    with pytest.raises(ValueError, match=r"wanted a model of D435, D405, got 'D999'"):
+        software("four", model="D999")
 
 
-def test_a_bad_profile_lists_the_good_ones(software):
+def test_a_camera_that_streams_already_is_said_to(software):
     software("one")
-    with pytest.raises(ValueError, match=r"wanted the colour profile 640x480@30, got: 320x240@30"):
+    first, second = (RealSense(software.context, "one", SIZE) for _ in range(2))
+    first.start()
+    with pytest.raises(Gone, match=r"camera one does not start: .*streaming"):
+        second.start()
+    first.stop()
+
+
+@pytest.mark.parametrize("model", ["D435", "D405"])
+def test_a_bad_profile_lists_the_good_ones(software, model):
+    software("one", model=model)
+    listed = ", ".join(f"320x240@{fps}" for fps in (5, 15, 30, 60, 90))
+    with pytest.raises(ValueError, match=rf"camera one: wanted the colour profile 640x480@30, got: {listed}$"):
         RealSense(software.context, "one", Settings(640, 480, 30))
 
 
-def test_an_option_that_the_sensor_lacks_is_named(software):
-    software("one")
-    camera = RealSense(software.context, "one", Settings(320, 240, 30, exposure_us=5000))
-    with pytest.raises(ValueError, match="wanted the option"):
-        camera.start()
+# The two models: where colour comes from, and what exposure means there
+
+
+def sensors(context):
+    return {each.get_info(rs.camera_info.name): each for each in context.query_devices()[0].query_sensors()}
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "value", "shared"),
+    [("D435", "RGB Camera", 50.0, None), ("D405", "Stereo Module", 5000.0, "depth")],
+)
+def test_options_go_to_the_sensor_that_gives_colour_in_its_own_units(software, model, name, value, shared):
+    software("one", model=model)
+    asked = Settings(320, 240, 30, exposure_us=5000, white_balance_k=5000, power_line_hz=60)
+    camera = RealSense(software.context, "one", asked)
+    camera.start()
+    frames(camera, 2)
+    found = sensors(software.context)
+    assert found[name].get_option(rs.option.exposure) == value
+    assert found[name].get_option(rs.option.enable_auto_exposure) == 0
+    assert found[name].get_option(rs.option.enable_auto_white_balance) == 0
+    assert found[name].get_option(rs.option.white_balance) == 5000
+    assert found[name].get_option(rs.option.power_line_frequency) == 2
+    for other in found.keys() - {name}:
+        assert found[other].get_option(rs.option.exposure) == 33000, "the stereo module's own exposure was touched"
+    about = camera.about()
+    assert (about["colour_sensor"], about["model"], about["temperature_degc"]) == (name, f"Software {model}", "41")
+    assert about.get("exposure_shared_with") == shared
     camera.stop()
 
 
+def test_an_option_out_of_range_or_missing_is_named_before_anything_streams(software):
+    software("one")
+    with pytest.raises(ValueError, match=r"camera one: wanted white_balance from 2800 to 6500, got 9000"):
+        RealSense(software.context, "one", Settings(320, 240, 30, white_balance_k=9000))
+
+    class Bare:
+        def supports(self, option):
+            return False
+
+        def get_stream_profiles(self):
+            return []
+
+    assert plan("camera x", Bare(), Settings(320, 240, 30)) == []
+    with pytest.raises(ValueError, match="camera x: wanted the option enable_auto_exposure, got a sensor without it"):
+        plan("camera x", Bare(), Settings(320, 240, 30, exposure_us=5000))
+
+
+def test_a_device_without_colour_is_refused(software):
+    software("one")
+    device = software.context.query_devices()[0]
+
+    class StereoOnly:
+        def query_sensors(self):
+            return [sensors(software.context)["Stereo Module"]]
+
+    assert colour_sensor("x", device, SIZE).get_info(rs.camera_info.name) == "RGB Camera"
+    with pytest.raises(ValueError, match=r"x: wanted the colour profile 320x240@30, got: no colour stream in rgb8"):
+        colour_sensor("x", StereoOnly(), SIZE)
+
+
+# Recordings
+
+
+def record(software, serial, path, count=20):
+    """Record with the library -> {number: image} of what was seen meanwhile."""
+    config = rs.config()
+    config.enable_device(serial)
+    config.enable_stream(rs.stream.color, SIZE.width, SIZE.height, rs.format.rgb8, SIZE.fps)
+    config.enable_record_to_file(str(path))
+    pipeline = rs.pipeline(software.context)
+    pipeline.start(config)
+    seen = {}
+    while len(seen) < count:
+        color = pipeline.wait_for_frames().get_color_frame()
+        seen[int(color.get_frame_number())] = np.array(color.get_data())
+    pipeline.stop()
+    return seen
+
+
+@pytest.fixture
+def recordings(software, tmp_path):
+    """-> {path: what was recorded} of two cameras."""
+    made = {}
+    for serial, model in (("one", "D435"), ("two", "D405")):
+        device = software(serial, model=model)
+        made[tmp_path / f"{serial}.db3"] = record(software, serial, tmp_path / f"{serial}.db3")
+        device.close()
+    return made
+
+
+def test_two_recordings_play_as_two_cameras_bit_for_bit_and_in_a_loop(recordings):
+    context = rs.context()
+    cameras = {path: RealSense(context, path.stem, SIZE, str(path)) for path in recordings}
+    for camera in cameras.values():
+        camera.start()
+    for path, camera in cameras.items():
+        recorded = recordings[path]
+        played = frames(camera, 2 * len(recorded) + 5)
+        now = time.time()
+        for frame in played:
+            if frame.number in recorded:  # the recorder may have one more at either end than its reader saw
+                assert np.array_equal(frame.image, recorded[frame.number])
+        assert recorded.keys() <= {frame.number for frame in played}
+        stamps = np.array([frame.stamp_s for frame in played])
+        assert (np.diff(stamps) > 0).all() and stamps[-1] <= now and now - stamps[0] < 20
+        about = camera.about()
+        assert int(about["loops"]) >= 1 and about["playback_file"] == str(path)
+        assert about["timestamp_domain"] == "playback of system_time, restamped" and camera.host_stamps
+        assert (camera.intrinsics.fx, camera.intrinsics.cx) == pytest.approx((0.95 * 320, 159.5))
+    for camera in cameras.values():
+        camera.stop()
+
+
+def test_what_is_no_recording_of_this_camera_is_refused(recordings, tmp_path):
+    good = next(iter(recordings))
+    text, empty = tmp_path / "text.db3", tmp_path / "empty.db3"
+    text.write_text("no database")
+    sqlite3.connect(empty).execute("create table other (a)").connection.close()
+    (tmp_path / "short.db3").write_bytes(good.read_bytes()[:20_000])
+    for path, serial, size, sentence in (
+        (tmp_path / "none.db3", "", SIZE, "there is no such file"),
+        (text, "", SIZE, r"wanted a \.db3 recording as `playback_file`, got .*text\.db3"),
+        (empty, "", SIZE, r"wanted a \.db3 recording"),
+        (tmp_path / "short.db3", "", SIZE, r"wanted a \.db3 recording"),
+        (good, "three", SIZE, "wanted a recording of the camera three, got one of one"),
+        (good, "", Settings(640, 480, 30), r"wanted the colour profile 640x480@30, got: 320x240@30$"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            RealSense(rs.context(), serial, size, str(path))
+
+
+def test_a_recording_that_is_deleted_is_a_camera_that_is_gone(recordings):
+    path = next(iter(recordings))
+    camera = RealSense(rs.context(), "", SIZE, str(path))
+    path.unlink()
+    with pytest.raises(Gone, match="does not start"):
+        camera.start()
+    assert not camera.present
+
+
+# Stamps
+
+
+@given(st.lists(st.floats(0.001, 0.1), min_size=2, max_size=30), st.lists(st.floats(0, 0.2), min_size=90, max_size=90))
+def test_playback_stamps_rise_keep_intervals_and_never_lie_in_the_future(intervals, delays):
+    restamp, recorded = Restamp(), 1000.0 + np.cumsum([0.0, *intervals])
+    now, last, played = 5000.0, 0.0, 0
+    for _ in range(3):
+        begin, offsets = now, []
+        for moment in recorded:
+            now = max(now, begin + moment - recorded[0] + delays[played % 90])
+            played += 1
+            stamp = restamp(moment, now)
+            assert last <= stamp + 1e-9 and stamp <= now + 1e-9
+            last = stamp
+            offsets.append(stamp - moment)
+        assert (np.diff(offsets) <= 1e-9).all()
+        now += 0.01
+    assert restamp.loops == 2
+
+
+def test_a_device_clock_is_not_taken_for_the_hosts(software, monkeypatch):
+    monkeypatch.setattr("alam_cameras.realsense_io.HOST_DOMAINS", (rs.timestamp_domain.global_time,))
+    software("one")
+    camera = RealSense(software.context, "one", SIZE)
+    camera.start()
+    before = time.time()
+    stamps = [frame.stamp_s for frame in frames(camera, 3)]
+    assert before <= stamps[0] <= stamps[-1] <= time.time(), "stamped on arrival"
+    assert not camera.host_stamps
+    assert camera.about()["timestamp_domain"] == "system_time: not the host's; stamped on arrival"
+    camera.stop()
+
+
+def test_drivers_that_stamp_on_another_clock_are_stamped_on_arrival():
+    assert from_monotonic(99.99, 100.0, 5000.0) == (pytest.approx(4999.99), "v4l2_monotonic")
+    for driver_s in (0.0, 100.5, 5000.0):
+        assert from_monotonic(driver_s, 100.0, 5000.0) == (5000.0, "arrival")
+    assert wall_minus_monotonic() == pytest.approx(time.time() - time.monotonic(), abs=0.05)
+
+
 def test_the_running_number_survives():
-    for number in (0, 1, 255, 256, 40_000, 65_535):
-        assert read_number(draw(number, 30, 320, 240)) == number
+    pattern = Pattern(320, 240)
+    for number in (0, 1, 255, 256, 40_000, 65_535, 65_536 + 7):
+        for lit in (0.0, 0.4, 1.0):
+            assert read_number(pattern.draw(number, lit)) == number % 2**16
     assert read_number(np.zeros((240, 320, 3), np.uint8)) is None
+
+
+def test_only_what_changes_is_drawn_but_all_of_it():
+    kept = Pattern(320, 240)
+    for number, lit in ((1, 0.0), (2, 0.0), (900, 0.3), (901, 0.3), (902, 0.0), (76, 0.0)):
+        assert np.array_equal(kept.draw(number, lit), Pattern(320, 240).draw(number, lit))
+
+
+def test_the_lamp_flashes_once_a_second_at_moments_spread_over_the_frame_period():
+    times = np.arange(1000.0, 1060.0, 0.001)
+    lit = np.array([lamp(t, 0.002) for t in times])
+    assert lit.mean() == pytest.approx(0.15, abs=0.003) and lit.min() == 0 and lit.max() == pytest.approx(1)
+    onsets = times[1:][np.diff((lit > 0.5).astype(int)) == 1]
+    assert len(onsets) == 60
+    phases = np.sort(onsets % (1 / 30) * 30)
+    assert np.diff(phases).max() < 0.15, "flashes all at the same phase tell little"
+
+
+# Recovery and the stream, on a clock of their own
 
 
 def test_recovery_takes_three_steps_and_starts_over():
     recovery = Recovery(0.5)
     recovery.started(0.0)
-    assert not recovery.late(0.4) and recovery.late(0.6)
+    assert not recovery.late(FIRST_FRAME_S - 0.1) and recovery.late(FIRST_FRAME_S + 0.1)
+    recovery.frame(0.5)
+    assert not recovery.late(0.9) and recovery.late(1.1)
     steps = []
     for now in (1.0, 2.0, 3.0, 4.0):
         recovery.failed(now, gone=False)
         steps.append(recovery.step)
-        assert not recovery.due(now)
-    assert steps == [1, 2, 3, 3] and (recovery.restarts, recovery.resets, recovery.losses) == (1, 1, 1)
+        assert not recovery.due(now) and recovery.due(now + 1.1)
+    assert steps == [1, 2, 3, 3] and (recovery.restarts, recovery.losses) == (1, 1)
     recovery.frame(5.0)
     assert recovery.step == 0
     recovery.failed(6.0, gone=True)
     assert recovery.doing.startswith("wait for the camera")
+    recovery.frame(7.0)
+    recovery.failed(8.0, gone=False), recovery.failed(9.0, gone=False)
+    assert recovery.wants_reset
+    recovery.reset(10.0)
+    assert not recovery.wants_reset and recovery.resets == 1
+    assert not recovery.due(10.0 + AFTER_RESET_S - 0.1) and recovery.due(10.0 + AFTER_RESET_S)
+
+
+class Clock:
+    """Time that passes only when somebody waits."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+class Scripted:
+    """A source that does what a test wants: mute until so many starts and resets, or gone."""
+
+    name, intrinsics, host_stamps = "camera x", None, True
+
+    def __init__(self, clock, mute_until=""):
+        self._clock, self._mute_until = clock, mute_until
+        self.present, self.did, self.numbers, self.error = True, [], iter(range(10**6)), None
+
+    def start(self):
+        self.did.append("start")
+        if not self.present:
+            raise Gone("camera x is not plugged in")
+
+    def read(self, timeout_s):
+        self._clock.sleep(timeout_s)
+        if self.error:
+            raise self.error
+        if not self.present or (self._mute_until and self._mute_until not in self.did):
+            return None
+        return Frame(np.zeros((2, 2, 3), np.uint8), self._clock(), next(self.numbers))
+
+    def stop(self):
+        pass
+
+    def reset(self):
+        self.did.append("reset")
+
+    def about(self):
+        return {}
+
+
+def scripted(**options):
+    clock = Clock()
+    source = Scripted(clock, **options)
+    return clock, source, Stream(source, 0.5, clock, clock.sleep)
+
+
+def until(stream, clock, condition, patience_s=60.0):
+    end = clock() + patience_s
+    while not condition(stream.step()):
+        assert clock() < end
+    return clock()
+
+
+def test_a_camera_that_starts_mute_gets_three_starts_with_a_reset_before_the_last():
+    clock, source, stream = scripted(mute_until="reset")
+    until(stream, clock, lambda frame: frame is not None)
+    assert source.did == ["start", "start", "reset", "start"]
+    assert (stream.why, stream.recovery.step, stream.recovery.resets) == ("", 0, 1)
+
+
+def test_the_same_with_the_real_library(software):
+    """A software device refuses a reset, so the test's own reset wakes it, as the hardware's would."""
+    device, did = software("one", model="D405"), []
+
+    class Wakes(RealSense):
+        def start(self):
+            did.append("start")
+            super().start()
+
+        def reset(self):
+            did.append("reset")
+            with pytest.raises(Gone, match="cannot be reset"):
+                super().reset()
+            device.stalled = False
+
+    device.stalled = True
+    clock = Clock()
+    camera = Wakes(software.context, "one", SIZE)
+    stream = Stream(camera, 0.5, clock, clock.sleep)
+    read = camera.read
+    camera.read = lambda timeout_s: (clock.sleep(timeout_s), read(timeout_s))[1]
+    until(stream, clock, lambda frame: frame is not None)
+    assert did == ["start", "start", "reset", "start"]
+    stream.stop()
+
+
+def test_unplugged_is_said_and_every_second_it_is_tried_again_until_it_is_back():
+    clock, source, stream = scripted()
+    until(stream, clock, lambda frame: frame is not None)
+    source.present = False
+    until(stream, clock, lambda frame: bool(stream.why))
+    assert stream.why == "camera x is unplugged" and "plugged in again" in stream.recovery.doing
+    began, tries = clock(), len(source.did)
+    until(stream, clock, lambda frame: clock() > began + 10)
+    assert 8 <= len(source.did) - tries <= 10 and "reset" not in source.did
+    source.present = True
+    assert until(stream, clock, lambda frame: frame is not None) < clock() + 1.5
+    assert stream.why == "" and stream.recovery.losses == 1
+
+
+def test_a_library_that_raises_is_trouble_not_the_end():
+    clock, source, stream = scripted()
+    until(stream, clock, lambda frame: frame is not None)
+    source.error = RuntimeError("failed to set power state")
+    assert stream.step() is None and stream.why == "failed to set power state"
+    source.error = None
+    until(stream, clock, lambda frame: frame is not None)
+
+
+def test_gaps_are_counted_within_a_stream_not_across_a_restart():
+    clock, source, stream = scripted()
+    source.numbers = iter((1, 2, 5, 6, 900, 901, 903))
+    until(stream, clock, lambda frame: frame is not None and frame.number == 6)
+    assert stream.dropped == 2
+    source.error = RuntimeError("a glitch")
+    stream.step()
+    source.error = None
+    until(stream, clock, lambda frame: frame is not None and frame.number == 903)
+    assert stream.dropped == 3
+
+
+# Files through OpenCV
+
+
+def film(path, values=(40, 120, 200)):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30, (320, 240))
+    for value in values:
+        writer.write(np.full((240, 320, 3), value, np.uint8))
+    writer.release()
+    return str(path)
 
 
 def test_a_video_file_plays_in_a_loop(tmp_path):
-    path = tmp_path / "film.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30, (320, 240))
-    for value in (40, 120, 200):
-        writer.write(np.full((240, 320, 3), value, np.uint8))
-    writer.release()
-    camera = OpenCvCamera(str(path), SIZE)
+    camera = OpenCvCamera(film(tmp_path / "film.avi"), SIZE)
     camera.start()
-    means = [frame.image.mean() for frame in frames(camera, 7)]
-    assert np.allclose(means, [40, 120, 200, 40, 120, 200, 40], atol=8)
+    seen = frames(camera, 7)
+    assert np.allclose([frame.image.mean() for frame in seen], [40, 120, 200, 40, 120, 200, 40], atol=8)
+    assert camera.about()["loops"] == "2"
+    assert np.diff([frame.stamp_s for frame in seen]).mean() == pytest.approx(1 / 30, abs=0.01)
     camera.stop()
-    with pytest.raises(ValueError, match="wanted images of 640x480"):
-        OpenCvCamera(str(path), Settings(640, 480, 30)).start()
-    with pytest.raises(ValueError, match="there is none"):
-        OpenCvCamera(str(tmp_path / "none.avi"), SIZE)
+    camera.stop()
+
+
+def test_what_is_no_video_of_this_size_is_refused_at_once(tmp_path):
+    path = film(tmp_path / "film.avi")
+    (tmp_path / "text.avi").write_text("no video")
+    for name, size, sentence in (
+        (path, Settings(640, 480, 30), r"wanted images of 640x480, got 320x240"),
+        (str(tmp_path / "none.avi"), SIZE, "there is none"),
+        (str(tmp_path / "text.avi"), SIZE, "does not open"),
+        ("", SIZE, "there is none"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            OpenCvCamera(name, size)

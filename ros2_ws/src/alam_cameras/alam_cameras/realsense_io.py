@@ -1,8 +1,9 @@
-"""A RealSense colour stream through pyrealsense2. The context comes in, so that software devices stand in for
-cameras."""
+"""A RealSense colour stream through pyrealsense2, from a device or a recording of one. The context comes in, so that
+software devices stand in for cameras."""
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from typing import Any
@@ -11,9 +12,11 @@ import numpy as np
 import pyrealsense2 as rs
 
 from alam_cameras.frame import Frame, Gone, Intrinsics, Settings
+from alam_cameras.realsense_options import plan, shares_depth
+from alam_cameras.stamps import Restamp
 
 HOST_DOMAINS = (rs.timestamp_domain.global_time, rs.timestamp_domain.system_time)
-POWER_LINE = {0: 0, 50: 1, 60: 2}  # Hz -> value of the option
+QUEUE = 8  # frames that wait while this process is kept from reading; the library alone keeps one
 
 
 def serials(context: Any) -> dict[str, str]:
@@ -36,132 +39,165 @@ def choose(context: Any, serial: str) -> str:
     return serial or next(iter(found))
 
 
-class RealSense:
-    """The colour stream of one device: D435 and alike from their RGB sensor, D405 from its stereo module."""
+def load_recording(path: str, serial: str) -> Any:
+    """-> the device that was recorded in a .db3 file. Raises ValueError for no file, another file or another camera."""
+    if not os.path.isfile(path):
+        raise ValueError(f"wanted a .db3 recording as `playback_file`, got {path!r}: there is no such file")
+    try:
+        device = rs.context().load_device(path)
+        number = device.get_info(rs.camera_info.serial_number)
+    except RuntimeError as error:
+        raise ValueError(f"wanted a .db3 recording as `playback_file`, got {path!r}: {error}") from None
+    if serial and serial != number:
+        raise ValueError(f"{path}: wanted a recording of the camera {serial}, got one of {number}")
+    return device
 
-    def __init__(self, context: Any, serial: str, settings: Settings) -> None:
-        """Raises ValueError for a device, profile or option that is not there."""
-        self._context, self._settings = context, settings
-        self.serial = choose(context, serial)
+
+def colour_sensor(name: str, device: Any, settings: Settings) -> Any:
+    """-> the sensor that gives the colour profile asked for: the RGB camera, or a D405's stereo module.
+
+    name: the camera's, for sentences. Raises ValueError that lists the profiles there are."""
+    s, offered = settings, set()
+    for sensor in device.query_sensors():
+        for profile in sensor.get_stream_profiles():
+            if profile.stream_type() == rs.stream.color and profile.format() == rs.format.rgb8:
+                video = profile.as_video_stream_profile()
+                if (video.width(), video.height(), profile.fps()) == (s.width, s.height, s.fps):
+                    return sensor
+                offered.add((video.width(), video.height(), profile.fps()))
+    listed = ", ".join(f"{w}x{h}@{fps}" for w, h, fps in sorted(offered)) or "no colour stream in rgb8"
+    raise ValueError(f"{name}: wanted the colour profile {s.width}x{s.height}@{s.fps}, got: {listed}")
+
+
+class RealSense:
+    """The colour stream of one device or recording: a `stream.Source`."""
+
+    def __init__(self, context: Any, serial: str, settings: Settings, playback_file: str = "") -> None:
+        """playback_file: a .db3 recording, played in a loop in place of a device. Raises ValueError for a device,
+        recording, profile or option that is not there."""
+        self._context, self._settings, self._file = context, settings, playback_file
+        if playback_file:
+            device = load_recording(playback_file, serial)
+            self.serial = device.get_info(rs.camera_info.serial_number)
+            self.name = f"the recording {playback_file} of camera {self.serial}"
+        else:
+            self.serial = choose(context, serial)
+            self.name = f"camera {self.serial}"
+            device = self._find()
+        sensor = colour_sensor(self.name, device, settings)
+        if not playback_file:
+            plan(self.name, sensor, settings)
         self._pipeline: Any = None
+        self._queue: Any = None
+        self._sensors: list[Any] = []  # of the device that streams; a reference kept longer would hide an unplug
+        self._fixed: dict[str, str] = {}
+        self._restamp = Restamp()
         self.intrinsics: Intrinsics | None = None
         self.domain = ""
-        self._check_profile()
 
     def start(self) -> None:
-        """Open the stream. Raises Gone when the device is not there, ValueError for an option it has not."""
+        """Open the stream. Raises Gone when the device is not there or does not start, ValueError for its options."""
         s = self._settings
-        if self.serial not in serials(self._context):
-            raise Gone(f"the camera {self.serial} is not plugged in")
         config = rs.config()
-        config.enable_device(self.serial)
+        if self._file:
+            config.enable_device_from_file(self._file, True)
+        else:
+            self._find()  # the library itself would wait 15 s for a device to come
+            config.enable_device(self.serial)
         config.enable_stream(rs.stream.color, s.width, s.height, rs.format.rgb8, s.fps)
-        pipeline = rs.pipeline(self._context)
+        pipeline, queue = rs.pipeline(self._context), rs.frame_queue(QUEUE, True)
         try:
-            profile = pipeline.start(config)
+            profile = pipeline.start(config, queue)
         except RuntimeError as error:
-            raise Gone(f"the camera {self.serial} does not start: {error}") from None
-        self._pipeline = pipeline
-        self._set_options(profile.get_device())
-        found = profile.get_stream(rs.stream.color).as_video_stream_profile().get_intrinsics()
-        coefficients = tuple(float(value) for value in found.coeffs)
-        self.intrinsics = Intrinsics(found.width, found.height, found.fx, found.fy, found.ppx, found.ppy, coefficients)
+            raise Gone(f"{self.name} does not start: {error}") from None
+        self._pipeline, self._queue = pipeline, queue
+        device = profile.get_device()
+        sensor = colour_sensor(self.name, device, s)
+        if not self._file:
+            for option, value in plan(self.name, sensor, s):
+                sensor.set_option(option, value)
+        lens = profile.get_stream(rs.stream.color).as_video_stream_profile().get_intrinsics()
+        coefficients = tuple(float(value) for value in lens.coeffs)
+        self.intrinsics = Intrinsics(lens.width, lens.height, lens.fx, lens.fy, lens.ppx, lens.ppy, coefficients)
+        self._fixed = self._describe(device, sensor, lens)
+        self._sensors = [each for each in device.query_sensors() if each.supports(rs.option.asic_temperature)]
 
     def read(self, timeout_s: float) -> Frame | None:
         """-> the next frame, None when none came in time. Raises Gone when the stream broke."""
         try:
-            came, frames = self._pipeline.try_wait_for_frames(max(1, int(timeout_s * 1000)))
+            came, frames = self._queue.try_wait_for_frame(max(1, int(timeout_s * 1000)))
         except RuntimeError as error:
             raise Gone(str(error)) from None
-        color = frames.get_color_frame() if came else None
+        color = frames.as_frameset().get_color_frame() if came else None
         if not color:
             return None
         domain = color.get_frame_timestamp_domain()
-        self.domain = domain.name
-        stamp_s = color.get_timestamp() / 1e3
-        if domain not in HOST_DOMAINS:  # a device clock says nothing about the host's: the arrival does, a little late
-            stamp_s = time.time()
+        self.domain, stamp_s, now_s = domain.name, color.get_timestamp() / 1e3, time.time()
+        if self._file:
+            stamp_s = self._restamp(stamp_s, now_s)
+        elif domain not in HOST_DOMAINS:  # a device's clock says nothing about the host's: the arrival does, a bit late
+            stamp_s = now_s
         return Frame(np.asanyarray(color.get_data()), stamp_s, int(color.get_frame_number()))
 
     def stop(self) -> None:
+        self._sensors = []
         if self._pipeline is not None:
             with suppress(RuntimeError):
                 self._pipeline.stop()
-            self._pipeline = None
+            self._pipeline = self._queue = None
 
     def reset(self) -> None:
         """Reset the hardware. Raises Gone when the device is not there or cannot."""
         self.stop()
-        for device in self._context.query_devices():
-            if device.get_info(rs.camera_info.serial_number) == self.serial:
-                try:
-                    device.hardware_reset()
-                except RuntimeError as error:
-                    raise Gone(f"the camera {self.serial} cannot be reset: {error}") from None
-                return
-        raise Gone(f"the camera {self.serial} is not plugged in")
+        if self._file:
+            raise Gone(f"{self.name} cannot be reset")
+        try:
+            self._find().hardware_reset()
+        except RuntimeError as error:
+            raise Gone(f"{self.name} cannot be reset: {error}") from None
 
     @property
     def present(self) -> bool:
-        return self.serial in serials(self._context)
+        return os.path.isfile(self._file) if self._file else self.serial in serials(self._context)
+
+    @property
+    def host_stamps(self) -> bool:
+        """-> whether stamps are capture times on the host's clock; false: times of arrival."""
+        return bool(self._file) or self.domain in ("", *(domain.name for domain in HOST_DOMAINS))
 
     def about(self) -> dict[str, str]:
-        """-> what /diagnostics says of the device: model, USB type, temperature, the clock of its stamps."""
-        words = {"serial": self.serial, "timestamp_domain": self.domain}
-        for device in self._context.query_devices():
-            if device.get_info(rs.camera_info.serial_number) != self.serial:
-                continue
-            for name, info in (("model", rs.camera_info.name), ("usb_type", rs.camera_info.usb_type_descriptor)):
-                if device.supports(info):
-                    words[name] = device.get_info(info)
-            for sensor in device.query_sensors():
-                if sensor.supports(rs.option.asic_temperature):
-                    with suppress(RuntimeError):
-                        words["temperature_degc"] = f"{sensor.get_option(rs.option.asic_temperature):.0f}"
+        """-> what /diagnostics says of the device: model, sensor, temperature, the clock of its stamps."""
+        words = {"serial": self.serial, **self._fixed, "timestamp_domain": self.domain}
+        if self._file:
+            words["timestamp_domain"] = f"playback of {self.domain}, restamped"
+            words["playback_file"], words["loops"] = self._file, str(max(0, self._restamp.loops))
+        elif not self.host_stamps:
+            words["timestamp_domain"] = f"{self.domain}: not the host's; stamped on arrival"
+        for sensor in self._sensors:
+            try:
+                words["temperature_degc"] = f"{sensor.get_option(rs.option.asic_temperature):.0f}"
+            except RuntimeError:  # a D400 measures it only while its stereo module streams
+                words["temperature_degc"] = "not measured while the stereo module is idle"
         return words
 
-    def _check_profile(self) -> None:
-        s, offered = self._settings, set()
+    def _find(self) -> Any:
+        """-> the device. Raises Gone when it is not plugged in."""
         for device in self._context.query_devices():
-            if device.get_info(rs.camera_info.serial_number) != self.serial:
-                continue
-            for sensor in device.query_sensors():
-                for profile in sensor.get_stream_profiles():
-                    if profile.stream_type() == rs.stream.color and profile.format() == rs.format.rgb8:
-                        video = profile.as_video_stream_profile()
-                        offered.add((video.width(), video.height(), profile.fps()))
-        if (s.width, s.height, s.fps) not in offered:
-            listed = ", ".join(f"{w}x{h}@{fps}" for w, h, fps in sorted(offered)) or "none"
-            wanted = f"{s.width}x{s.height}@{s.fps}"
-            raise ValueError(f"camera {self.serial}: wanted the colour profile {wanted}, got: {listed}")
+            if device.get_info(rs.camera_info.serial_number) == self.serial:
+                return device
+        raise Gone(f"{self.name} is not plugged in")
 
-    def _set_options(self, device: Any) -> None:
-        """Exposure, white balance and power line where the colour's sensor has them; asked for and missing is an
-        error."""
-        s = self._settings
-        for sensor in device.query_sensors():
-            kinds = {profile.stream_type() for profile in sensor.get_stream_profiles()}
-            if rs.stream.color not in kinds:
-                continue
-            self._set(sensor, rs.option.enable_auto_exposure, 0.0 if s.exposure_us else 1.0, needed=bool(s.exposure_us))
-            if s.exposure_us:
-                scale = 100.0 if rs.stream.depth not in kinds else 1.0  # RGB sensors count in 100 us, stereo ones in 1
-                self._set(sensor, rs.option.exposure, s.exposure_us / scale, needed=True)
-            auto = 0.0 if s.white_balance_k else 1.0
-            self._set(sensor, rs.option.enable_auto_white_balance, auto, needed=bool(s.white_balance_k))
-            if s.white_balance_k:
-                self._set(sensor, rs.option.white_balance, float(s.white_balance_k), needed=True)
-            self._set(sensor, rs.option.power_line_frequency, float(POWER_LINE[s.power_line_hz]), needed=False)
-            return
-
-    def _set(self, sensor: Any, option: Any, value: float, needed: bool) -> None:
-        if not sensor.supports(option):
-            if needed:
-                raise ValueError(f"camera {self.serial}: wanted the option {option.name}, got a sensor without it")
-            return
-        bounds = sensor.get_option_range(option)
-        if not bounds.min <= value <= bounds.max:
-            raise ValueError(
-                f"camera {self.serial}: wanted {option.name} from {bounds.min:g} to {bounds.max:g}, got {value:g}"
-            )
-        sensor.set_option(option, value)
+    def _describe(self, device: Any, sensor: Any, lens: Any) -> dict[str, str]:
+        words = {"distortion": lens.model.name}
+        for name, info in (
+            ("model", rs.camera_info.name),
+            ("firmware", rs.camera_info.firmware_version),
+            ("usb_type", rs.camera_info.usb_type_descriptor),
+        ):
+            if device.supports(info):
+                words[name] = device.get_info(info)
+        if sensor.supports(rs.camera_info.name):
+            words["colour_sensor"] = sensor.get_info(rs.camera_info.name)
+        if shares_depth(sensor):
+            words["exposure_shared_with"] = "depth"
+        return words

@@ -9,6 +9,7 @@ PARAMETERS = (
     Parameter("role", "third_person", "the view that this camera gives", choices=("third_person", "wrist")),
     Parameter("source", "realsense", "where images come from", choices=("realsense", "opencv", "software")),
     Parameter("serial", "", "serial number of the RealSense", form="number, empty: the only one"),
+    Parameter("playback_file", "", "source realsense: a recording in place of a device", form="path of a .db3 file"),
     Parameter("path", "", "source opencv: V4L2 device or video file", form="path"),
     Parameter("width", 640, "of the colour image [px]", low=64, high=4096),
     Parameter("height", 480, "of the colour image [px]", low=64, high=4096),
@@ -17,6 +18,7 @@ PARAMETERS = (
     Parameter("white_balance", 0, "colour temperature [K]; 0: automatic", low=0, high=10000),
     Parameter("power_line", 50, "frequency of the mains that lamps flicker with [Hz]; 0: ignore", low=0, high=60),
     Parameter("stamp_offset", 0.0, "added to every stamp [s]; tools/camera_offset.py measures it", low=-1.0, high=1.0),
+    Parameter("phase", 0.0, "source software: captures this long after whole periods [s]", low=0.0, high=0.1),
     Parameter("timeout", 0.5, "without an image for this long the stream is restarted [s]", low=0.1, high=10.0),
     Parameter("autostart", True, "configure and activate at start; false: wait for lifecycle commands"),
 )
