@@ -36,14 +36,16 @@ _MOTION = ("velocity", "acceleration", "jerk", "stated velocity's error", "state
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Ages [s] beyond which the arm holds; following error [rad] (joints only) that, when it lasts, is a stop; the most
-    effort [N*m] of the gripper's drive that a command may ask for."""
+    """Ages [s] beyond which the arm holds; following error [rad] (joints only) that, when it lasts, is a stop: how far
+    a joint is from everywhere that it was sent during the last `following_lag_s`, for every drive lags; the most effort
+    [N*m] of the gripper's drive that a command may ask for."""
 
     max_chunk_age_s: float = 1.0
     max_camera_age_s: float = 0.25
     max_feedback_age_s: float = 0.05
     following_error_rad: float = 0.25
     following_error_s: float = 0.1
+    following_lag_s: float = 0.15
     max_gripper_effort_nm: float = 1.0
 
 
@@ -95,6 +97,7 @@ class ArmGate:
         noise = _GRAIN / np.array([[dt], [dt**2], [dt**3], [dt], [dt**2]])  # of differences of rounded positions
         self._most = most * (1 + _ROUNDING) + noise
         self._apart_since: float | None = None
+        self._sent = np.zeros((max(1, round(config.following_lag_s / period_s)), len(limits.low)))  # commands, a ring
         self._beyond = np.zeros_like(limits.low)  # how far outside its limits each joint may still be: where it began
         self._judged = -np.inf  # [m] the clearance of the command judged last
         self._floor = 0.0  # [m] the clearance that may still be: 0, or where it began; both only ever improve
@@ -117,6 +120,7 @@ class ArmGate:
         self._step = np.zeros_like(self._last)
         self._bend = np.zeros_like(self._last)
         self._apart_since = None
+        self._sent[:] = self._last
         self._beyond = np.maximum(_outside(self._last, self.limits), 0.0)
         self._floor = min(0.0, float(clearance(self.geometry, self._last[: self._joints])))
 
@@ -131,7 +135,8 @@ class ArmGate:
         if self._last is None or self.mode == DISABLED or not sensed.feedback_age_s <= self.config.max_feedback_age_s:
             self._apart_since = None
             return ""
-        apart = np.abs(self._last[: self._joints] - sensed.position[: self._joints])
+        at, sent = sensed.position[: self._joints], self._sent[:, : self._joints]
+        apart = np.maximum(np.maximum(sent.min(0) - at, at - sent.max(0)), 0.0)
         if apart.max() <= self.config.following_error_rad:  # false for NaN
             self._apart_since = None
             return ""
@@ -180,6 +185,7 @@ class ArmGate:
         self._beyond = np.minimum(self._beyond, np.maximum(_outside(self._last, self.limits), 0.0))
         self._floor = min(0.0, max(self._floor, self._judged))
         self._number += 1
+        self._sent[self._number % len(self._sent)] = self._last
         effort = min(max(0.0, gripper_effort_nm), self.config.max_gripper_effort_nm)  # NaN becomes 0
         return Passed(_KEY, setpoint, effort, self._number)
 

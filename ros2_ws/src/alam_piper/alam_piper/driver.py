@@ -29,6 +29,7 @@ PERSISTS_S = 0.03  # a code must stay this long: one frame may be corrupted
 SILENT_S = 0.5  # feedback older than this: the bus or the arm is gone
 FROZEN_S, FROZEN_RAD_S = 0.3, 0.03  # feedback that stays the same for so long while a joint is moved this fast
 ENABLE_EVERY_S, MODE_EVERY_S, GRIPPER_EVERY_S = 0.01, 0.1, 0.02
+NEWS_S = 0.1  # what the motors said before is old: they report at 40 Hz
 SLOW_PERCENT = 10  # speed of the arm's own drives while it gets power
 DOWN, ASLEEP, POWERING, READY, PARKING = "down", "asleep", "powering", "ready", "parking"
 
@@ -220,7 +221,7 @@ class PiperDriver:
         if now - self._last_enable >= ENABLE_EVERY_S:
             self._last_enable = now
             bus.enable()
-        if all(feedback.motors):
+        if all(feedback.motors) and now - self._power_since > NEWS_S:
             self.phase, self._had_power, self.answer = READY, True, "ok"
             self.executor.enable()
         elif now - self._power_since > self.config.enable_timeout_s:

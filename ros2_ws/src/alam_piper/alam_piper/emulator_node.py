@@ -21,6 +21,8 @@ from alam_piper.geometry import piper_geometry
 from alam_piper.loop_io import prioritise_others
 from alam_piper.twin import TwinDynamics
 
+TABLE = '<geom name="table" type="plane" size="2 2 .1" contype="2" conaffinity="1"/>'  # what an arm that sags lies on
+
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -101,7 +103,7 @@ class _CanBus:
 
 def serve(arguments: argparse.Namespace) -> None:
     """Run until interrupted. Raises ValueError for a channel or a fault that cannot be."""
-    dynamics = TwinDynamics()
+    dynamics = TwinDynamics(world=TABLE)
     dynamics.reset(arm.HOME if arguments.home else arm.REST)
     emulator = PiperEmulator(dynamics, piper_geometry(), arguments.enable_delay, arguments.seed)
     start = time.monotonic()

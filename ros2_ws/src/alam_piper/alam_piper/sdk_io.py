@@ -37,6 +37,7 @@ PLAUSIBLE_RAD_S, PLAUSIBLE_RAD = 6.0, 0.02  # twice the arm's top speed: more is
 MIT_MAX_KP, MIT_MAX_KD, MIT_MAX_TORQUE = 60.0, 4.0, 7.5  # the SDK wraps a torque beyond 8 N*m around
 _numbers = itertools.count(1)
 logging.getLogger("can").setLevel(logging.ERROR)
+logging.getLogger("PIPER").setLevel(logging.CRITICAL)  # it would write three lines a period once the bus is down
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ class SdkBus:
             raise ValueError(f"wanted the CAN bus {self._where}, got none that opens; is it there and up?")
         self._bus_send = self._can.send_bus.send
         self._can.send_bus.send = self._send
+        self._bus_receive = self._can.recv_bus.recv
+        self._can.recv_bus.recv = self._receive
         self._sdk.parsed = self._on_frame
         before = set(threading.enumerate())
         self._sdk.ConnectPort(piper_init=False)
@@ -186,6 +189,14 @@ class SdkBus:
             raise
         self.counters.sent += 1
         self.counters.send_s.append(time.monotonic() - began)
+
+    def _receive(self, timeout: float | None = None) -> can.Message | None:
+        """The SDK swallows a bus that goes down while it reads."""
+        try:
+            return self._bus_receive(timeout)
+        except (can.CanError, OSError) as error:
+            self.lost = self.lost or f"the CAN bus is down: {error}"
+            raise
 
     def _on_frame(self, number: int) -> None:
         """On the SDK's reader thread, after each frame."""
