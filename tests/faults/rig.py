@@ -36,6 +36,7 @@ REST_S = 0.2  # without a command that moves: the arm holds
 PROCESSES = {  # what a person would call each process -> what its command line holds
     "policy": "policy_node",
     "driver": "piper_node",
+    "control process": "arm_process_io",
     "emulator": "piper_emulator",
     "third-person camera": "camera_third_person",
     "wrist camera": "camera_wrist",
@@ -140,7 +141,7 @@ class Rig:
         if self.mode() == "stopped":
             self.reset()
         if self.mode() == "disabled":
-            self.enable()
+            self.until(lambda: self.call("/robot/enable", True).success, 15, "the arm to take power")
         self.until(lambda: self.mode() in ("holding", "moving"), 30, "an arm that is enabled")
         self.start_task()
         self.until(self.moving, 60, "an arm that moves")
@@ -186,10 +187,6 @@ class Rig:
         self._executor.create_task(ask)
         assert answered.wait(30), f"wanted an answer of {service}"
         return answer[0]
-
-    def enable(self) -> None:
-        response = self.call("/robot/enable", True)
-        assert response.success, response.message
 
     def reset(self) -> None:
         response = self.call("/robot/reset")

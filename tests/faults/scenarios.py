@@ -80,6 +80,7 @@ SCENARIOS = (
     Scenario("policy killed", kill("policy"), ("chunk",), "goes on", hold_s=1.5),
     Scenario("wrist camera killed", kill("wrist camera"), ("camera",), "goes on", hold_s=1.5),
     Scenario("driver killed", kill("driver"), ("disabled",), "enable", new_task=True),
+    Scenario("control process killed", kill("control process"), ("disabled",), "enable", new_task=True),
     Scenario("launcher killed", kill("launcher"), (), "launch", hold_s=2.0),
     Scenario(
         "policy killed while feedback is silent",

@@ -26,9 +26,11 @@ STATES = {  # arm status of frame 2A1 that forbids motion until a person resets
 }
 WAITS = {0x2: "the arm finds no solution", 0x3: "singularity", 0x4: "the arm says the target is over its limit"}
 PERSISTS_S = 0.03  # a code must stay this long: one frame may be corrupted
+MOTOR_PERSISTS_S = 0.1  # and what a motor says, at 40 Hz, this long
 SILENT_S = 0.5  # feedback older than this: the bus or the arm is gone
 FROZEN_S, FROZEN_RAD_S = 0.3, 0.03  # feedback that stays the same for so long while a joint is moved this fast
 ENABLE_EVERY_S, MODE_EVERY_S, GRIPPER_EVERY_S = 0.01, 0.1, 0.02
+STILL_RAD_S = 0.1  # an arm that is faster has not come to rest under its power
 NEWS_S = 0.1  # what the motors said before is old: they report at 40 Hz
 SLOW_PERCENT = 10  # speed of the arm's own drives while it gets power
 DOWN, ASLEEP, POWERING, READY, PARKING = "down", "asleep", "powering", "ready", "parking"
@@ -123,20 +125,21 @@ class PiperDriver:
         found = []
         if words := STATES.get(state):
             found.append(words)
-        found += feedback.alarms
+        of_motors = list(feedback.alarms)
         off = [k + 1 for k, on in enumerate(feedback.motors) if not on]
         if self.phase in (READY, PARKING) and self._had_power and off:
-            found.append(f"motor {', '.join(map(str, off))} lost its power")
-        if not np.array_equal(feedback.position, self._still):
-            self._still, self._still_since = feedback.position, now
+            of_motors.append(f"motor {', '.join(map(str, off))} lost its power")
         fast = np.abs(self.executor.trajectory.state[1][:6]).max() > FROZEN_RAD_S
+        if not fast or not np.array_equal(feedback.position, self._still):
+            self._still, self._still_since = feedback.position, now
         if self.phase == READY and fast and now - self._still_since > FROZEN_S and self.feedback_age_s < SILENT_S / 10:
             found.append("feedback is frozen: it does not change though the arm is moved")
         leader = teach == 1 or control == 2
         if leader:
             found.append("leader")
-        self.wrong_since = {words: self.wrong_since.get(words, now) for words in found}
-        lasting = [words for words, since in self.wrong_since.items() if now - since >= PERSISTS_S]
+        self.wrong_since = {words: self.wrong_since.get(words, now) for words in found + of_motors}
+        enough = dict.fromkeys(of_motors, MOTOR_PERSISTS_S)
+        lasting = [words for words, since in self.wrong_since.items() if now - since >= enough.get(words, PERSISTS_S)]
         self.leader = "leader" in lasting and now - status_s < SILENT_S
         faults = [words for words in lasting if words != "leader"]
         if (words := self._hardware_stop()) and words:
@@ -212,8 +215,10 @@ class PiperDriver:
 
     def _power(self, bus: Any, feedback: Any, now: float, sensed: Sensed) -> None:
         """Slowly, from where the arm is: its own old target must not make it rush when the power comes."""
-        if not all(feedback.motors):
-            self.executor.start(feedback.position)  # it may be moved by hand until then
+        still = np.abs(feedback.velocity[:6]).max() < STILL_RAD_S
+        ready = all(feedback.motors) and now - self._power_since > NEWS_S and still
+        if not ready:
+            self.executor.start(feedback.position)  # it may be moved by hand, or sag, until then
         self.passed = self.executor.hold_here()
         if self.passed is not None:
             bus.joint_mode(SLOW_PERCENT)
@@ -221,16 +226,15 @@ class PiperDriver:
         if now - self._last_enable >= ENABLE_EVERY_S:
             self._last_enable = now
             bus.enable()
-        if all(feedback.motors) and now - self._power_since > NEWS_S:
+        if ready:
             self.phase, self._had_power, self.answer = READY, True, "ok"
             self.executor.enable()
         elif now - self._power_since > self.config.enable_timeout_s:
             off = [k + 1 for k, on in enumerate(feedback.motors) if not on]
             self.phase = ASLEEP
             bus.disable()
-            self.answer = (
-                f"no power on motor {off} within {self.config.enable_timeout_s:.0f} s: {'; '.join(self.faults)}"
-            )
+            what = f"no power on motor {off}" if off else "the arm did not come to rest"
+            self.answer = f"{what} within {self.config.enable_timeout_s:.0f} s: {'; '.join(self.faults)}"
 
     def _begin_parking(self) -> None:
         if self.executor.mode not in (HOLDING, MOVING):

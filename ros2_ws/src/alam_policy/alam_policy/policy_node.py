@@ -145,6 +145,7 @@ class PolicyNode(LifecycleNode):
 
     def _publish(self, answer: Answer) -> None:
         contract, chunk = self._policy.contract, answer.chunk
+        time.sleep(self._settings["delay"])
         about = (1 / contract.control_rate_hz, answer.observation_id, answer.observation_ns)
         sent_ns = self.get_clock().now().nanoseconds
         actions, latents = ActionChunk(), LatentChunk()

@@ -20,6 +20,7 @@ PARAMETERS = (
         low=0.0,
         high=0.5,
     ),
+    Parameter("delay", 0.0, "answers are held back this long, to try a slower policy [s]", low=0.0, high=1.0),
     Parameter("autostart", True, "configure and activate at start; false: wait for lifecycle commands"),
 )
 PUBLISHED = (CHUNK, LATENTS, DIAGNOSTICS)
