@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ class Operator:
         self.node = rclpy.create_node("control_loop_benchmark")
         self.said: dict[str, dict[str, str]] = {}
         self.heard: dict[str, float] = {}
+        self.holds: Counter[str] = Counter()
         subscribe(self.node, topics.DIAGNOSTICS, self._on_diagnostics)
+        subscribe(self.node, topics.ARM_STATUS, self._on_status)
         self._task = ActionClient(self.node, RunTask, topics.RUN_TASK[0])
         self._goal = RunTask.Goal(task="", instruction="move", seed=0, timeout=0.0)
         self._executor = SingleThreadedExecutor()
@@ -117,6 +120,10 @@ class Operator:
         self.node.destroy_node()
         self._rclpy.try_shutdown()
 
+    def _on_status(self, message: Any) -> None:
+        if message.mode != "moving":
+            self.holds[f"{message.mode}: {message.reason}"] += 1
+
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
             self.said[status.name] = {pair.key: pair.value for pair in status.values} | {"message": status.message}
@@ -162,6 +169,7 @@ def run_graph(folder: Path, bundle: str, delay_s: float, seconds: float, beside:
         with Graph(arguments, folder / f"graph-{delay_s:g}.log"):
             images = operator.begin()
             before = operator.snapshot()
+            operator.holds.clear()
             memory: dict[str, list[float]] = {name: [] for name in PROCESSES}
             for second in trange(round(seconds), unit="s", desc=f"policy +{delay_s * 1e3:.0f} ms", mininterval=5):
                 time.sleep(1.0)
@@ -171,7 +179,7 @@ def run_graph(folder: Path, bundle: str, delay_s: float, seconds: float, beside:
                 if operator.said["piper"]["mode"] != "moving" and time.monotonic() - operator.heard["piper"] < 0.2:
                     print(f"{second} s: {operator.said['piper']['message']}", file=sys.stderr)
             after = operator.snapshot()
-            figures = compare(before, after, memory)
+            figures = compare(before, after, memory) | {"holds": dict(operator.holds)}
             later = operator.images()
             figures["images sent"] = later["sent"] - images["sent"]
             figures["images lost"] = figures["images sent"] - (later["got"] - images["got"])
@@ -289,6 +297,8 @@ def report(results: dict[str, dict[str, Any]]) -> None:
         for name, most in GOALS.items():
             verdict = "ok" if figures[name] <= most else "MISSED"
             print(f"  {name:28s} {figures[name]:10.2f}   goal {most:g}  {verdict}")
+        for reason, count in figures["holds"].items():
+            print(f"  held, {count} times: {reason}")
         for name in ("wake-up error p50 [ms]", "wake-up error p99 [ms]", "wake-up error max [ms]", "ticks missed"):
             print(f"  {name:28s} {figures[name]:10.2f}")
     print("\nerror of waking [ms]         p50      p99    p99.9   (times the control loop's)")

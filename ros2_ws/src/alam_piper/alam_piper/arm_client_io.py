@@ -48,8 +48,9 @@ class ArmClient:
         Raises RuntimeError with the words of what it raised, ConnectionError when the process has gone."""
         return self._ask(self._requests, method, *arguments)
 
-    def snapshot(self) -> Snapshot:
-        got = self.ask("snapshot")
+    def snapshot(self, figures: bool = False) -> Snapshot:
+        """figures: with those for /diagnostics, which take a while to make."""
+        got = self.ask("snapshot", figures)
         assert isinstance(got, Snapshot)
         return got
 

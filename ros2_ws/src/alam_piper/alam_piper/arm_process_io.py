@@ -133,7 +133,7 @@ class ArmProcess:
         self._driver.reset()
         return sags
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, figures: bool = False) -> Snapshot:
         driver, executor, bus = self._driver, self._executor, self._driver.bus
         feedback = bus.feedback if bus is not None else None
         commanded = executor.trajectory.state[0].copy()
@@ -158,7 +158,7 @@ class ArmProcess:
             none if feedback is None else feedback.motor_temperature,
             none if feedback is None else feedback.driver_temperature,
             none if feedback is None else feedback.voltage,
-            self._figures(),
+            self._figures() if figures else {},
             self._failure,
         )
 

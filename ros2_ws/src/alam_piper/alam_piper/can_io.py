@@ -73,10 +73,9 @@ class SocketBus(can.BusABC):
         return unpack(data, time.time()), False
 
     def send(self, msg: can.Message, timeout: float | None = None) -> None:
-        """Raises can.CanOperationError when the bus is down."""
+        """At once or not at all. Raises can.CanOperationError when the bus is down or its queue is full."""
         try:
-            self._socket.settimeout(timeout or 0.1)
-            self._socket.send(pack(msg))
+            self._socket.send(pack(msg), socket.MSG_DONTWAIT)
         except OSError as error:
             raise can.CanOperationError(f"{self.channel_info}: {error.strerror or error}") from None
 

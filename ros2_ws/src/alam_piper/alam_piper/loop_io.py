@@ -16,7 +16,7 @@ import numpy as np
 BINS = 2000  # of a histogram, 10 us each
 BIN_S = 1e-5
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # the last: pages are locked as they are touched
-SWITCH_S = 1e-4  # how long another thread of this process may keep the interpreter from the loop
+SWITCH_S = 2e-5  # how long another thread of this process may keep the interpreter from the loop
 
 
 class Histogram:

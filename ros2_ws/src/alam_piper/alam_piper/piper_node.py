@@ -20,6 +20,7 @@ from alam_msgs.msg import ActionChunk, ArmStatus, StateVector
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CameraInfo, JointState
 from std_msgs.msg import Bool, String
@@ -68,6 +69,8 @@ class PiperNode(LifecycleNode):
         self._instruction = INSTRUCTION
         self._busy = threading.Lock()
         self._chunks, self._feedback_rate = Rate(), Rate()
+        self._measured, self._commanded = JointState(name=list(arm.NAMES)), JointState(name=list(arm.NAMES))
+        self._state = StateVector()
         used = (topics.JOINT_STATES, topics.COMMAND, topics.STATE, topics.CONTRACT, topics.ARM_STATUS)
         self._topics = {topic.name: publisher(self, topic) for topic in used}
         self._diagnostics = Diagnostics(self, "piper", self._status)
@@ -127,7 +130,7 @@ class PiperNode(LifecycleNode):
     def _publish(self, arm_: ArmClient) -> None:
         shared, next_status = arm_.shared, 0.0
         feedback_seen, commands_seen, changes_seen = shared.count(FEEDBACK), shared.count(COMMANDS), -1
-        while not self._over.wait(PERIOD_S / 2):
+        while not self._over.wait(PERIOD_S):
             now = time.monotonic()
             rows, feedback_seen = shared.since(FEEDBACK, feedback_seen)
             for row in rows:
@@ -145,19 +148,18 @@ class PiperNode(LifecycleNode):
 
     def _publish_feedback(self, row: np.ndarray, now: float) -> None:
         time_ns = time.time_ns() - int((now - row[0]) * 1e9)
-        message = JointState(name=list(arm.NAMES))
+        message = self._measured  # filled anew each time: making one costs more than sending it
         fill_stamp(message.header.stamp, time_ns)
         message.position = array("d", row[1:8].tobytes())
         message.velocity = array("d", row[8:15].tobytes())
         message.effort = array("d", row[15:22].tobytes())
         self._topics[topics.JOINT_STATES.name].publish(message)
         self._observations += 1
-        state = StateVector()
-        fill_state(state, arm.NAMES, row[1:8], self._instruction, self._observations, time_ns)
-        self._topics[topics.STATE.name].publish(state)
+        fill_state(self._state, arm.NAMES, row[1:8], self._instruction, self._observations, time_ns)
+        self._topics[topics.STATE.name].publish(self._state)
 
     def _publish_command(self, row: np.ndarray, now: float) -> None:
-        message = JointState(name=list(arm.NAMES))
+        message = self._commanded
         fill_stamp(message.header.stamp, time.time_ns() - int((now - row[0]) * 1e9))
         message.position = array("d", row[1:8].tobytes())
         message.velocity = array("d", row[8:15].tobytes())
@@ -172,7 +174,7 @@ class PiperNode(LifecycleNode):
 
     def _status(self, now: float) -> Status:
         try:
-            said = self._said()
+            said = self._said(figures=True)
         except ConnectionError as error:
             return Status(ERROR, str(error), {})
         level = ERROR if said.mode == STOPPED or said.phase == DOWN else OK if said.mode == MOVING else WARN
@@ -195,10 +197,7 @@ class PiperNode(LifecycleNode):
     # Callbacks
 
     def _offer_interface(self) -> None:
-        subscribe(self, topics.CHUNK, self._on_chunk)
-        subscribe(self, topics.OPERATOR_STOP, self._on_operator_stop)
-        for index, role in enumerate(self._contract.roles):
-            subscribe(self, topics.CAMERA_INFOS[role], partial(self._on_camera, index))
+        self._listen()
         group = ReentrantCallbackGroup()
         for name, kind, callback in (
             ("/robot/enable", SetBool, self._on_enable),
@@ -212,6 +211,24 @@ class PiperNode(LifecycleNode):
         )
         self._topics[topics.CONTRACT.name].publish(String(data=self._contract.to_yaml()))
         self.get_logger().info("ready: call /robot/enable, then send a goal to /run_task")
+
+    def _listen(self) -> None:
+        """What comes often has a node and an executor of its own, /piper_inputs: the multi-threaded one, which the
+        services need, looks at thirty entities for each message."""
+        inputs = rclpy.create_node("piper_inputs", start_parameter_services=False, enable_rosout=False)
+        subscribe(inputs, topics.CHUNK, self._on_chunk)
+        subscribe(inputs, topics.OPERATOR_STOP, self._on_operator_stop)
+        for index, role in enumerate(self._contract.roles):
+            subscribe(inputs, topics.CAMERA_INFOS[role], partial(self._on_camera, index))
+        self._hearing = SingleThreadedExecutor()
+        self._hearing.add_node(inputs)
+        threading.Thread(target=self._hear, name="inputs", daemon=True).start()
+
+    def _hear(self) -> None:
+        try:
+            self._hearing.spin()
+        except ExternalShutdownException:
+            return
 
     def _on_chunk(self, message: ActionChunk) -> None:
         if self._arm is None:
@@ -331,11 +348,11 @@ class PiperNode(LifecycleNode):
 
     # Helpers
 
-    def _said(self) -> Snapshot:
+    def _said(self, figures: bool = False) -> Snapshot:
         """Raises ConnectionError when there is nobody to ask."""
         if self._arm is None:
             raise ConnectionError(NO_LOOP)
-        return self._arm.snapshot()
+        return self._arm.snapshot(figures)
 
     def _wait(self, condition: Callable[[Snapshot], bool], patience_s: float) -> Snapshot:
         """-> the newest word of the arm: once the condition holds, the patience is over, or the node ends."""
