@@ -16,7 +16,9 @@ import numpy as np
 BINS = 2000  # of a histogram, 10 us each
 BIN_S = 1e-5
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # the last: pages are locked as they are touched
-SWITCH_S = 2e-5  # how long another thread of this process may keep the interpreter from the loop
+# How long another thread of this process may keep the interpreter from the loop. Shorter is dangerous: at 5 us the
+# waiting threads, at real-time priority, kept the one that held it from running, for seconds (LOG.md).
+SWITCH_S = 5e-5
 
 
 class Histogram:
