@@ -19,6 +19,7 @@ from scenarios import SCENARIOS, Scenario
 pytestmark = [pytest.mark.ros, pytest.mark.sim, pytest.mark.slow]
 
 BUNDLE = Path(__file__).resolve().parents[2] / "checkpoints/piper-practice"
+BRAKE_S = 0.6  # from a stop while the arm moves to its rest
 RECOVERY_S = 40.0  # for a process that starts anew on a loaded machine
 
 
@@ -110,6 +111,8 @@ def recover(scenario: Scenario, rig: Rig) -> float | None:
     if scenario.after in ("reset", "enable"):
         wanted = "stopped" if scenario.after == "reset" else "disabled"
         rig.until(lambda: rig.mode() == wanted, RECOVERY_S, f"the mode {wanted}")
+        stopped = time.monotonic()
+        rig.until(lambda: time.monotonic() - stopped > BRAKE_S, 3, "")
         since = time.monotonic()
         rig.until(lambda: time.monotonic() - since > 1.5, 3, "")  # nothing moves by itself
         assert not len(moved_at(rig.tap.commands(since))), "it moved before a person allowed it"

@@ -28,7 +28,8 @@ WAITS = {0x2: "the arm finds no solution", 0x3: "singularity", 0x4: "the arm say
 PERSISTS_S = 0.03  # a code must stay this long: one frame may be corrupted
 MOTOR_PERSISTS_S = 0.1  # and what a motor says, at 40 Hz, this long
 SILENT_S = 0.5  # feedback older than this: the bus or the arm is gone
-FROZEN_S, FROZEN_RAD_S = 0.3, 0.03  # feedback that stays the same for so long while a joint is moved this fast
+FROZEN_S, FROZEN_RAD = 0.3, 0.08  # feedback that stays the same for so long while a joint is sent this far, to and fro
+GAP_S = 0.2  # after such a silence nothing moves until the motors have said whether they have power
 ENABLE_EVERY_S, MODE_EVERY_S, GRIPPER_EVERY_S = 0.01, 0.1, 0.02
 STILL_RAD_S = 0.1  # an arm that is faster has not come to rest under its power
 NEWS_S = 0.1  # what the motors said before is old: they report at 40 Hz
@@ -76,6 +77,8 @@ class PiperDriver:
         self._last_enable = self._last_mode = self._last_gripper = -1.0
         self._had_power = False
         self._still, self._still_since = np.zeros(0), 0.0  # feedback that has not changed, and since when [s]
+        self._sent, self._way = np.zeros(7), np.zeros(7)  # where it was sent last; how far in all since then
+        self._silent_at = -1.0  # time [s] of the end of the last gap in the feedback
         self._latched = ""  # a fault of the driver's own
 
     # Requests, from any thread
@@ -129,10 +132,14 @@ class PiperDriver:
         off = [k + 1 for k, on in enumerate(feedback.motors) if not on]
         if self.phase in (READY, PARKING) and self._had_power and off:
             of_motors.append(f"motor {', '.join(map(str, off))} lost its power")
-        fast = np.abs(self.executor.trajectory.state[1][:6]).max() > FROZEN_RAD_S
-        if not fast or not np.array_equal(feedback.position, self._still):
-            self._still, self._still_since = feedback.position, now
-        if self.phase == READY and fast and now - self._still_since > FROZEN_S and self.feedback_age_s < SILENT_S / 10:
+        sent = self.executor.trajectory.state[0]
+        current = self.feedback_age_s < SILENT_S / 10
+        if self.phase != READY or not current or not np.array_equal(feedback.position, self._still):
+            self._still, self._still_since, self._way[:] = feedback.position, now, 0.0
+        else:
+            self._way += np.abs(sent - self._sent)
+        self._sent = sent.copy()
+        if self.phase == READY and self._way[:6].max() > FROZEN_RAD and now - self._still_since > FROZEN_S:
             found.append("feedback is frozen: it does not change though the arm is moved")
         leader = teach == 1 or control == 2
         if leader:
@@ -148,6 +155,10 @@ class PiperDriver:
             faults.append(self._latched)
         self.faults = tuple(faults)
         waits = [WAITS[state]] if state in WAITS else []
+        if self.feedback_age_s > GAP_S:
+            self._silent_at = now
+        if now - self._silent_at < NEWS_S + MOTOR_PERSISTS_S and self._silent_at >= 0:
+            waits.append(f"feedback is {self.feedback_age_s:.2f} s old, or has just come back")
         if self.leader:
             waits.append("leader (teach) mode: the arm takes no commands; switch it off at the arm")
             if self.executor.mode in (HOLDING, MOVING):
