@@ -6,7 +6,8 @@ Starts the whole graph on an emulated arm and two software cameras (640x480, 30 
 lets it run, and compares what it says of itself before and after: lateness of waking, time to the bus, feedback and
 images lost, pair skew, periods without a command of the policy, memory. Then, for a minute each and beside the same
 graph, a 200 Hz rclpy timer and a loop in the style of the vendor SDK's examples, on an emulated arm of their own; then
-the graph again with a policy that answers 100 ms and 200 ms later."""
+the graph again with a policy that answers 100 ms and 200 ms later. Percentiles are since the start of the loop, counts
+since 15 s after the first motion."""
 
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
+from alam_common.refusal import Refusal  # noqa: E402
 from tool_main import guarded  # noqa: E402
 
 PERIOD_S = 0.005
@@ -71,17 +73,17 @@ class Operator:
         threading.Thread(target=self._executor.spin, daemon=True).start()
 
     def call(self, service: str, value: bool | None = None) -> None:
-        """Raises RuntimeError with the service's words when it refuses."""
+        """Raises Refusal with the service's words when it refuses."""
         from std_srvs.srv import SetBool, Trigger
 
         kind = Trigger if value is None else SetBool
         client = self.node.create_client(kind, service)
         if not client.wait_for_service(30.0):
-            raise RuntimeError(f"wanted the service {service}, got none within 30 s")
+            raise Refusal(f"wanted the service {service}, got none within 30 s")
         future = client.call_async(kind.Request() if value is None else kind.Request(data=value))
         wait(future.done, 40, service)
         if not future.result().success:
-            raise RuntimeError(f"{service}: {future.result().message}")
+            raise Refusal(f"{service}: {future.result().message}")
 
     def begin(self) -> dict[str, int]:
         """Power, home, a task without end; returns, with the images so far, once the arm has followed for a while."""
@@ -91,7 +93,7 @@ class Operator:
         self.call("/robot/home")
         images = self.images()
         if not self._task.wait_for_server(30.0):
-            raise RuntimeError("wanted /run_task, got none")
+            raise Refusal("wanted /run_task, got none")
         self._task.send_goal_async(self._goal)
         wait(lambda: self.said["piper"].get("mode") == "moving", 30, "an arm that moves")
         time.sleep(SETTLE_S)
@@ -131,11 +133,11 @@ class Operator:
 
 
 def wait(condition: Any, patience_s: float, what: str) -> None:
-    """Raises RuntimeError when it does not come."""
+    """Raises Refusal when it does not come."""
     end = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > end:
-            raise RuntimeError(f"wanted {what}, got none within {patience_s:.0f} s")
+            raise Refusal(f"wanted {what}, got none within {patience_s:.0f} s")
         time.sleep(0.02)
 
 
@@ -324,6 +326,8 @@ def main() -> int:
     if arguments.loop:
         np.save(arguments.out, LOOPS[arguments.loop](arguments.channel, arguments.seconds))
         os._exit(0)  # the SDK's threads do not end
+    if min(arguments.minutes, arguments.slow_minutes) < 0.5:
+        parser.error("--minutes, --slow-minutes: wanted at least 0.5")
     os.environ.setdefault("ROS_DOMAIN_ID", "93")
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="alam-") as folder:

@@ -39,7 +39,6 @@ def when_one_ends(event, context):
 
 def generate_launch_description():
     texts = {name: ParameterValue(LaunchConfiguration(name), value_type=str) for name in ("bundle", "runtime")}
-    delay = ParameterValue(LaunchConfiguration("delay"), value_type=float)
     policy = PathJoinSubstitution([SHARE, "config", ROBOT, "policy.yaml"])
     robot = PythonLaunchDescriptionSource([ThisLaunchFileDir(), "/robot_", ROBOT, ".launch.py"])
     profile = EnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", default_value=PROFILE)
@@ -52,7 +51,7 @@ def generate_launch_description():
             argument("bundle", [CHECKPOINTS, "/", ROBOT, "-mini"], "folder of the exported policy"),
             argument("mode", "lockstep", "does the world wait for the policy", ["lockstep", "realtime"]),
             argument("runtime", "onnxruntime", "library that runs the policy", ["onnxruntime"]),
-            argument("delay", "0.0", "seconds that answers of the policy are held back, to try a slower one"),
+            argument("delay", "0.0", "seconds that the policy's answers are held back", ["0.0", "0.1", "0.2", "0.5"]),
             argument("emulate", "false", "robot:=piper without hardware: emulated arm and cameras", ["true", "false"]),
             argument("can", "can0", "robot:=piper: CAN channel, or the path of the emulator's socket"),
             argument("third_person_serial", "", "robot:=piper: serial number of that RealSense"),
@@ -71,7 +70,7 @@ def generate_launch_description():
                 package="alam_policy",
                 executable="policy_node",
                 name="policy",
-                parameters=[policy, texts, {"delay": delay}],
+                parameters=[policy, texts, {"delay": ParameterValue(LaunchConfiguration("delay"), value_type=float)}],
                 output="screen",
                 respawn=True,
                 respawn_delay=1.0,

@@ -94,3 +94,23 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_bundle import make_tiny_bundle
 
     return make_tiny_bundle(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def software():
+    """-> `make(serial, **options)`, a maker of software cameras of the RealSense library; `make.context` has them."""
+    rs = pytest.importorskip("pyrealsense2")
+    from camera_rig import SIZE
+
+    from alam_cameras.software_io import SoftwareCamera
+
+    context, made = rs.context(), []
+
+    def make(serial, **options):
+        made.append(SoftwareCamera(context, serial, SIZE.width, SIZE.height, SIZE.fps, **options))
+        return made[-1]
+
+    make.context = context
+    yield make
+    for camera in made:
+        camera.close()

@@ -174,3 +174,28 @@ def test_a_joint_that_does_not_follow_is_a_stop_only_when_it_lasts(measured):
     assert gate.stop_reason(sensed, 1.09) == ""
     assert gate.stop_reason(sensed, 1.15) == ""
     assert "following error" in gate.stop_reason(sensed, 1.2)
+
+
+@pytest.mark.parametrize(("lag_s", "stops"), [(0.1, False), (0.35, True)])
+def test_a_drive_that_lags_is_told_from_a_joint_that_does_not_follow(lag_s, stops):
+    """At about 2 rad/s a lag of 0.1 s alone is an error of 0.2 rad."""
+    config = GateConfig(following_error_rad=0.15)
+    gate = ArmGate(LIMITS, GEOMETRY, config, PERIOD)
+    gate.start(arm.HOME)
+    gate.change("enable", "")
+    trajectory = JointTrajectory(LIMITS, PERIOD)
+    trajectory.start(arm.HOME)
+    gate.change("move", "")
+    target = arm.HOME.copy()
+    target[0] = 2.0
+    trajectory.move_to(target, 0.0, 0.8)
+    sent, reasons = [arm.HOME], []
+    for tick in range(300):
+        if (setpoint := trajectory.propose(tick * PERIOD)) is None:
+            break
+        assert gate.check(setpoint) is not None, gate.refusal
+        trajectory.commit(setpoint, tick * PERIOD)
+        sent.append(setpoint.position)
+        measured = sent[max(0, len(sent) - 1 - round(lag_s / PERIOD))]
+        reasons.append(gate.stop_reason(Sensed(measured, ZERO, ZERO, 0.005), tick * PERIOD))
+    assert len(sent) > 100 and any(reasons) == stops

@@ -159,7 +159,7 @@ def test_defaults(prefix):
     bundle = str(share / "checkpoints/metaworld-mini")
     arguments, _, parameters = told[POLICY]
     assert arguments[:3] == ["--ros-args", "-r", "__node:=policy"]
-    assert parameters == {"bundle": bundle, "runtime": "onnxruntime", "use_sim_time": True}
+    assert parameters == {"bundle": bundle, "runtime": "onnxruntime", "delay": 0.0, "use_sim_time": True}
     arguments, environment, parameters = told[ROBOT]
     assert arguments[:3] == ["--ros-args", "-r", "__node:=metaworld"]
     wanted = {"task": "reach-v3", "mode": "lockstep", "video_dir": "", "contract": f"{bundle}/contract.yaml"}

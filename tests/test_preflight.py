@@ -52,6 +52,8 @@ def test_feedback_rate(rate_hz, colour):
 
 def test_a_silent_bus_and_a_second_sender_are_red():
     assert check.traffic([], 2.0)[0].colour == RED
+    leader = check.traffic(heard(200, ids=(0x2A1,)), 2.0)[0]
+    assert leader.colour == RED and "leader" in leader.do
     feedback, others = check.traffic([*heard(200), (1.0, 0x155)], 2.0)
     assert feedback.colour == GREEN and others.colour == RED and "155" in others.found
     assert check.traffic(heard(200), 2.0)[1].colour == GREEN
@@ -70,6 +72,9 @@ def test_arm_state_posture_and_health():
     assert check.arm_state(7, False, off, ()).colour == RED
     assert check.arm_state(0, True, off, ()).colour == RED
     assert check.arm_state(0, False, off, ("motor 2: stalled",)).colour == RED
+    hot = check.arm_state(0xF, False, off, ("motor 3: motor over-temperature",))
+    assert hot.colour == RED and "over-temperature: a motor" in hot.found and "motor 3" in hot.found
+    assert "status code B" in check.arm_state(0xB, False, off, ()).found
     assert check.arm_state(0, False, (True, *off[1:]), ()).colour == YELLOW
     assert check.posture([0.0, -0.04], [-1, 0], [1, 1]).colour == GREEN
     outside = check.posture([0.0, -0.06], [-1, 0], [1, 1])
@@ -83,7 +88,8 @@ def test_cameras():
     device = {"name": "D435", "serial": "1", "usb": "3.2"}
     good = [(640, 480, 30)]
     assert check.camera("wrist", "1", [device], good).colour == GREEN
-    assert check.camera("wrist", "", [device], good).colour == GREEN
+    nameless = check.camera("wrist", "", [device], good)  # the launch would not know which of two it is
+    assert nameless.colour == RED and "there are: 1" in nameless.found and "--wrist-serial" in nameless.do
     missing = check.camera("wrist", "2", [device], good)
     assert missing.colour == RED and "got 1" in missing.found
     assert check.camera("wrist", "1", [device], [(640, 480, 15)]).colour == RED
@@ -121,10 +127,15 @@ def test_bad_arguments_and_a_computer_without_a_bus(tmp_path):
 
 @pytest.mark.sim
 @pytest.mark.parametrize(
-    ("fault", "name", "colour"),
-    [(None, "firmware", GREEN), ("silence", "feedback", RED), ("over-temperature motor=3", "arm", RED)],
+    ("fault", "name", "colour", "words"),
+    [
+        (None, "firmware", GREEN, "S-V"),
+        ("silence", "feedback", RED, "silent"),
+        ("over-temperature motor=3", "arm", RED, "motor 3"),
+        ("leader", "arm", RED, "leader"),
+    ],
 )
-def test_the_real_library_on_an_emulated_arm(tmp_path, fault, name, colour):
+def test_the_real_library_on_an_emulated_arm(tmp_path, fault, name, colour, words):
     pytest.importorskip("mujoco")
     from piper_rig import Emulator
 
@@ -133,5 +144,8 @@ def test_the_real_library_on_an_emulated_arm(tmp_path, fault, name, colour):
         out = tmp_path / "findings.json"
         arguments = ("--emulated", "--can", emulator.channel, "--json", out, "--recordings", tmp_path)
         report = preflight(*arguments)
+        received = json.loads(emulator.tell("state").stdout)["frames_received"]
     found = {finding["name"]: finding for finding in json.loads(out.read_text())}
-    assert found[name]["colour"] == colour, report.stdout
+    assert found[name]["colour"] == colour and words in found[name]["found"], report.stdout
+    if fault == "silence":
+        assert received == 0, "wanted nothing to be sent on a silent bus"

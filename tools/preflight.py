@@ -1,7 +1,7 @@
 """Is this robot computer fit for the first motion? Looks, and moves nothing: all that it sends is the question for the
 firmware.
 
-    python tools/preflight.py --can can0
+    python tools/preflight.py --can can0 --third-person-serial SERIAL --wrist-serial SERIAL
     python tools/preflight.py --emulated --can can0            # the bus of `ros2 run alam_piper piper_emulator`
 
 Exit code 0: nothing red; 1: something is; 2: wrong arguments."""
@@ -56,24 +56,26 @@ def bus_and_arm(channel: str, emulated: bool) -> list[Finding]:
             while (left := end - time.monotonic()) > 0:
                 if (frame := bus.recv(left)) is not None:
                     arrivals.append((time.monotonic(), frame.arbitration_id))
+        findings = check.traffic(arrivals, LISTEN_S)
+        if not any(number in check.FEEDBACK_IDS for _, number in arrivals):
+            return findings  # on a real bus nobody would acknowledge a question
         sdk = SdkBus(interface, channel)
     except (can.CanError, OSError, ValueError) as error:
         return [Finding("bus", RED, f"{interface}:{channel} does not open: {error}", "set the bus up first")]
     try:
-        findings = check.traffic(arrivals, LISTEN_S)
         for _ in range(5):
             sdk.ask_firmware()
             time.sleep(0.2)
             if version := sdk.firmware():
                 break
         findings.append(check.firmware(version))
-        feedback = sdk.feedback
-        if feedback is None:
-            return findings
         state, control, teach = sdk.status
+        teaching, feedback = teach == 1 or control == 2, sdk.feedback
+        if feedback is None:
+            return [*findings, check.arm_state(state, teaching, (), ())]
         return [
             *findings,
-            check.arm_state(state, teach == 1 or control == 2, feedback.motors, feedback.alarms),
+            check.arm_state(state, teaching, feedback.motors, feedback.alarms),
             check.posture(feedback.position.tolist(), arm.LOW.tolist(), arm.HIGH.tolist()),
             check.health(feedback.motor_temperature, feedback.driver_temperature, feedback.voltage),
         ]
@@ -82,7 +84,7 @@ def bus_and_arm(channel: str, emulated: bool) -> list[Finding]:
 
 
 def cameras(serials: dict[str, str]) -> list[Finding]:
-    """serials: role -> wanted serial number, "" any."""
+    """serials: role -> wanted serial number, "" when none was given."""
     import pyrealsense2 as rs
 
     devices, profiles = [], {}
@@ -95,10 +97,7 @@ def cameras(serials: dict[str, str]) -> list[Finding]:
         offered = [profile for sensor in device.query_sensors() for profile in sensor.get_stream_profiles()]
         colour = [p.as_video_stream_profile() for p in offered if p.stream_type() == rs.stream.color]
         profiles[words["serial"]] = [(v.width(), v.height(), v.fps()) for v in colour]
-    return [
-        check.camera(role, serial, devices, profiles.get(serial or (devices[0]["serial"] if devices else ""), []))
-        for role, serial in serials.items()
-    ]
+    return [check.camera(role, serial, devices, profiles.get(serial, [])) for role, serial in serials.items()]
 
 
 def clocks() -> list[Finding]:
@@ -164,8 +163,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--can", default="can0", help="CAN channel (default %(default)s)")
     parser.add_argument("--emulated", action="store_true", help="the channel is an emulator's; there are no cameras")
-    parser.add_argument("--third-person-serial", default="", help="of that RealSense (default: any)")
-    parser.add_argument("--wrist-serial", default="", help="of that RealSense (default: any)")
+    parser.add_argument("--third-person-serial", default="", help="of that RealSense, as for the launch")
+    parser.add_argument("--wrist-serial", default="", help="of that RealSense, as for the launch")
     parser.add_argument("--recordings", type=Path, default=Path.cwd(), help="folder that recordings go to")
     parser.add_argument("--json", type=Path, help="write the findings there, too")
     arguments = parser.parse_args()

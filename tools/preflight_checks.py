@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from alam_piper.driver import STATES, WAITS
+
 GREEN, YELLOW, RED = "green", "yellow", "red"
 BITRATE = 1_000_000
 FAST_HZ, FEEDBACK_IDS = 200.0, (0x2A1, 0x2A5, 0x2A6, 0x2A7)
@@ -14,7 +16,6 @@ COMMAND_IDS = (*range(0x150, 0x160), 0x470, 0x471)
 HOT_MOTOR_C, HOT_DRIVER_C = 60.0, 70.0
 LOW_V, HIGH_V = 20.0, 30.0  # the arm is fed with 24 V
 DH_FIRMWARE = (1, 6, 3)  # from here on the kinematics of arm.py hold
-STATES = {0: "", 1: "emergency stop", 5: "joint communication lost", 6: "a brake has not opened", 7: "collision"}
 WAKE_GOAL_MS = 0.5
 FREE_GIB = 20.0  # about ten minutes of two cameras as lossless video, and room to spare
 WRITE_MB_S = 60.0  # two raw 640x480x30 streams
@@ -69,8 +70,9 @@ def traffic(arrivals: Sequence[tuple[float, int]], seconds: float) -> list[Findi
         )
     rates = [counts[number] / seconds for number in FEEDBACK_IDS]
     if not any(rates):
-        do = "switch the arm on, check the plug; in leader mode (0x470 FA) it is silent, too"
-        return [Finding("feedback", RED, "silent", do), others]
+        return [Finding("feedback", RED, "silent", "switch the arm on, check the plug"), others]
+    if not any(rates[1:]):
+        return [Finding("feedback", RED, "the joints are silent", "switch leader (teach) mode off at the arm"), others]
     found = f"{min(rates):.0f} to {max(rates):.0f} Hz"
     if min(rates) >= 0.97 * FAST_HZ:
         return [Finding("feedback", GREEN, found), others]
@@ -96,10 +98,10 @@ def firmware(version: str) -> Finding:
 
 def arm_state(state: int, teaching: bool, powered: Sequence[bool], alarms: Sequence[str]) -> Finding:
     """state: code of frame 2A1; powered: of each motor; alarms: in the motors' own words."""
-    if words := STATES.get(state, f"status code {state:X}"):
-        return Finding("arm", RED, words, "clear the cause, support the arm, then /robot/reset")
-    if alarms:
-        return Finding("arm", RED, "; ".join(alarms), "clear the cause, support the arm, then /robot/reset")
+    words = [STATES.get(state) or WAITS.get(state) or f"status code {state:X}"] if state else []
+    if words or alarms:
+        do = "clear the cause, support the arm, then /robot/reset"
+        return Finding("arm", RED, "; ".join([*words, *alarms]), do)
     if teaching:
         return Finding("arm", RED, "leader (teach) mode", "switch it off with the arm's button")
     if any(powered):
@@ -135,14 +137,14 @@ def health(motor_c: Sequence[float], driver_c: Sequence[float], volts: Sequence[
 def camera(
     role: str, serial: str, found: Sequence[dict[str, str]], profiles: Sequence[tuple[int, int, int]]
 ) -> Finding:
-    """serial: wanted, "" any; found: each device's name, serial, usb; profiles: (width, height, fps) that it offers."""
+    """serial: wanted, "" none given; found: name, serial, usb of each; profiles: the (width, height, fps) on offer."""
     name = f"camera {role}"
-    match = [device for device in found if serial in ("", device["serial"])]
+    there = ", ".join(device["serial"] for device in found) or "none"
+    if not serial:
+        return Finding(name, RED, f"no serial number given, there are: {there}", f"--{role.replace('_', '-')}-serial")
+    match = [device for device in found if device["serial"] == serial]
     if not match:
-        there = ", ".join(device["serial"] for device in found) or "none"
-        return Finding(
-            name, RED, f"wanted serial {serial or 'any'}, got {there}", "plug it in, or correct the serial number"
-        )
+        return Finding(name, RED, f"wanted serial {serial}, got {there}", "plug it in, or correct the serial number")
     device = match[0]
     words = f"{device['name']} {device['serial']}, USB {device['usb']}"
     if (640, 480, 30) not in profiles:

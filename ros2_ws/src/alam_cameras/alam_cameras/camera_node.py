@@ -49,6 +49,7 @@ class CameraNode(LifecycleNode):
         self._stream: Stream | None = None
         self._software: Any = None
         self._claimed: IO[bytes] | None = None
+        self._role_claimed: IO[bytes] | None = None  # for the life of the process
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._rate, self._latency = Rate(), Durations()
@@ -65,10 +66,15 @@ class CameraNode(LifecycleNode):
         """With autostart: configure and activate. Raises Refusal for a twin or a camera that is not there."""
         if self._settings["power_line"] not in (0, 50, 60):
             raise Refusal(f"parameter power_line: wanted 0, 50 or 60, got {self._settings['power_line']}")
-        refuse_twin(self, self._started + DISCOVERY_S)
         topic = topics.IMAGES[self._role].name
-        if self.count_publishers(topic) > 1:
-            raise Refusal(f"wanted to be the only camera of role {self._role}, got another publisher of {topic}")
+        twin = Refusal(f"wanted to be the only camera of role {self._role}, got another publisher of {topic}")
+        try:
+            self._role_claimed = claim(f"role-{self._role}")
+        except Refusal:
+            raise twin from None
+        refuse_twin(self, self._started + DISCOVERY_S)
+        if self.count_publishers(topic) > 1:  # on another host
+            raise twin
         if self._settings["autostart"]:
             if self.trigger_configure() != DONE:
                 raise Refusal(self._refused or "configuring failed")

@@ -74,6 +74,7 @@ class PiperNode(LifecycleNode):
         used = (topics.JOINT_STATES, topics.COMMAND, topics.STATE, topics.CONTRACT, topics.ARM_STATUS)
         self._topics = {topic.name: publisher(self, topic) for topic in used}
         self._diagnostics = Diagnostics(self, "piper", self._status)
+        self._broken: BaseException | None = None  # what ended a thread that must not end
         self.create_timer(0.2, self._check_process)
 
     def open(self) -> None:
@@ -116,7 +117,9 @@ class PiperNode(LifecycleNode):
         for warning in self._loop_warnings:
             self.get_logger().warning(warning)
         self._over.clear()
-        self._publishing = threading.Thread(target=self._publish, args=(self._arm,), name="publish", daemon=True)
+        self._publishing = threading.Thread(
+            target=self._run, args=(partial(self._publish, self._arm),), name="publish", daemon=True
+        )
         self._publishing.start()
         return super().on_activate(state)
 
@@ -141,10 +144,7 @@ class PiperNode(LifecycleNode):
                 self._publish_command(row, now)
             if now >= next_status or shared.count(CHANGES) != changes_seen:
                 next_status, changes_seen = now + STATUS_S, shared.count(CHANGES)
-                try:
-                    self._topics[topics.ARM_STATUS.name].publish(_arm_status(arm_.snapshot(), now))
-                except ConnectionError:
-                    return  # `_check_process` ends the node
+                self._topics[topics.ARM_STATUS.name].publish(_arm_status(arm_.snapshot(), now))
 
     def _publish_feedback(self, row: np.ndarray, now: float) -> None:
         time_ns = time.time_ns() - int((now - row[0]) * 1e9)
@@ -168,7 +168,9 @@ class PiperNode(LifecycleNode):
     # Timers
 
     def _check_process(self) -> None:
-        """Without the process that owns the arm this node cannot go on; launch starts both anew."""
+        """Without the process that owns the arm, or deaf, this node cannot go on; launch starts both anew."""
+        if self._broken is not None:
+            raise self._broken
         if self._arm is not None and self._arm.gone and not self._over.is_set():
             raise RuntimeError("the arm's control process has ended")
 
@@ -199,6 +201,7 @@ class PiperNode(LifecycleNode):
     def _offer_interface(self) -> None:
         self._listen()
         group = ReentrantCallbackGroup()
+        subscribe(self, topics.OPERATOR_STOP, self._on_operator_stop)  # here: no chunk keeps it waiting
         for name, kind, callback in (
             ("/robot/enable", SetBool, self._on_enable),
             ("/robot/stop", Trigger, self._on_stop),
@@ -217,18 +220,20 @@ class PiperNode(LifecycleNode):
         services need, looks at thirty entities for each message."""
         inputs = rclpy.create_node("piper_inputs", start_parameter_services=False, enable_rosout=False)
         subscribe(inputs, topics.CHUNK, self._on_chunk)
-        subscribe(inputs, topics.OPERATOR_STOP, self._on_operator_stop)
         for index, role in enumerate(self._contract.roles):
             subscribe(inputs, topics.CAMERA_INFOS[role], partial(self._on_camera, index))
         self._hearing = SingleThreadedExecutor()
         self._hearing.add_node(inputs)
-        threading.Thread(target=self._hear, name="inputs", daemon=True).start()
+        threading.Thread(target=self._run, args=(self._hearing.spin,), name="inputs", daemon=True).start()
 
-    def _hear(self) -> None:
+    def _run(self, body: Callable[[], None]) -> None:
+        """The body of a thread: what ends it ends the node."""
         try:
-            self._hearing.spin()
-        except ExternalShutdownException:
-            return
+            body()
+        except (ExternalShutdownException, ConnectionError):
+            return  # the node ends, or `_check_process` sees that the arm's process has
+        except BaseException as error:
+            self._broken = error
 
     def _on_chunk(self, message: ActionChunk) -> None:
         if self._arm is None:
@@ -242,11 +247,8 @@ class PiperNode(LifecycleNode):
         now = time.monotonic()
         seen = _monotonic(stamp_ns(message.observation_stamp), now)
         chunk = TimedChunk(actions, seen, message.observation_id, message.dt, message.policy_id)
-        try:
-            if not self._arm.offer(chunk, tuple(message.names)):
-                self._chunks.tick(now)
-        except ConnectionError:
-            return  # `_check_process` ends the node
+        if not self._arm.offer(chunk, tuple(message.names)):
+            self._chunks.tick(now)
 
     def _on_camera(self, index: int, message: CameraInfo) -> None:
         now = time.monotonic()

@@ -10,10 +10,9 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import can
@@ -65,7 +64,6 @@ class Counters:
     torn: int = 0
     implausible: int = 0
     sent: int = 0
-    send_s: deque[float] = field(default_factory=lambda: deque(maxlen=4096))  # from the call to the bus [s]
 
 
 class _Interface(C_PiperInterface_V2):
@@ -181,14 +179,12 @@ class SdkBus:
         return self.lost
 
     def _send(self, message: can.Message, timeout: float | None = None) -> None:
-        began = time.monotonic()
         try:
             self._bus_send(message, timeout)
         except can.CanError as error:
             self.lost = self.lost or f"the CAN bus is down: {error}"
             raise
         self.counters.sent += 1
-        self.counters.send_s.append(time.monotonic() - began)
 
     def _receive(self, timeout: float | None = None) -> can.Message | None:
         """The SDK swallows a bus that goes down while it reads."""

@@ -17,13 +17,10 @@ class Snapshot:
     answer: str  # of the last enable or disable: "" under way, "ok", or why not
     faults: tuple[str, ...]
     leader: bool
-    reset_sags: bool
     firmware: str
     moving_itself: bool
-    at_rest: bool
     commanded: np.ndarray  # (7,) position [rad], [m]
     observation_time: float  # of the observation behind the newest command; NaN: none
-    why_refused: str  # the newest chunk that was
     feedback_stamp: float  # NaN: none yet
     powered: bool
     following_error: float  # [rad]
