@@ -30,10 +30,11 @@ def table(results: list[dict[str, Any]]) -> str:
     rows = ["| fault | arm at rest after | said | then |", "|---|---|---|---|"]
     for result in results:
         held = result["held_after_s"]
+        said = re.sub(r" /\S+\.sock", "", result["said"])  # the emulated bus' socket, another one each run
         again = result["moves_again_after_s"]
         then = AFTER[result["after"]] + (f" ({again:.1f} s)" if again is not None else "")
         at_rest = "-" if held is None else f"{held:.2f} s"
-        rows.append(f"| {result['fault']} | {at_rest} | {result['said'] or '-'} | {then} |")
+        rows.append(f"| {result['fault']} | {at_rest} | {said or '-'} | {then} |")
     return "\n".join(rows)
 
 
