@@ -95,6 +95,8 @@ def _splines(
         used[:, new] = tried[:, new]
         smoothed |= new & (weight > 0)
         follows |= good
+        if new.all():
+            return spline, follows, smoothed
         if follows.all():
             break
     return _spline(times, used), follows, smoothed

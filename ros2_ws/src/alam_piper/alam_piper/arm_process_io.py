@@ -104,6 +104,7 @@ class ArmProcess:
 
     def offer(self, chunk: Any, names: tuple[str, ...]) -> str:
         """A chunk (TimedChunk) with its channels -> "" or why it is refused."""
+        self._loop.wait_for_gap()
         reason = self._executor.offer(chunk, names, time.monotonic())
         self._accepted += not reason
         return reason
@@ -134,6 +135,7 @@ class ArmProcess:
         return sags
 
     def snapshot(self, figures: bool = False) -> Snapshot:
+        self._loop.wait_for_gap()
         driver, executor, bus = self._driver, self._executor, self._driver.bus
         feedback = bus.feedback if bus is not None else None
         commanded = executor.trajectory.state[0].copy()
@@ -223,7 +225,7 @@ class ArmProcess:
 
     def _connect(self) -> SdkBus:
         bus = SdkBus(self._settings["can_interface"], self._settings["can_channel"])
-        bus.on_feedback = self._on_feedback
+        bus.on_feedback, bus.before_read = self._on_feedback, self._loop.stand_aside
         return bus
 
     def _prioritise(self) -> None:

@@ -41,10 +41,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--priority",
         type=int,
-        default=60,
+        default=30,
         choices=range(99),
         metavar="0..98",
-        help="SCHED_FIFO priority, where it is permitted: an arm's electronics are never late (default %(default)s)",
+        help="SCHED_FIFO priority, where it is permitted: an arm's electronics are never late; below that of the "
+        "driver's threads, which it must not keep from running (default %(default)s)",
     )
     parser.add_argument("--fault", action="append", default=[], metavar="TEXT", help="a fault on schedule; repeatable")
     parser.add_argument("--tell", metavar="TEXT", help='ask a running emulator: a fault, "clear" or "state"')

@@ -19,6 +19,8 @@ MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # the last: pages are locked as 
 # How long another thread of this process may keep the interpreter from the loop. Shorter is dangerous: at 5 us the
 # waiting threads, at real-time priority, kept the one that held it from running, for seconds (LOG.md).
 SWITCH_S = 5e-5
+ASIDE_S = 1e-4
+GAP = 0.2, 0.5  # parts of a period: the loop is done by the first; from the second on it is too late to begin
 
 
 class Histogram:
@@ -63,6 +65,8 @@ class RealTimeLoop:
         self.figures = LoopFigures(Histogram(), Histogram())
         self.warnings: list[str] = []
         self.error: BaseException | None = None
+        self._deadline = time.monotonic()  # of the period that runs
+        self._works = False
         self._over = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
@@ -90,6 +94,26 @@ class RealTimeLoop:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    def stand_aside(self) -> None:
+        """Return when the loop is not at work. For threads of this process, before a piece of work that can wait: each
+        time the loop sends it lets the interpreter go, and would get it back later."""
+        for _ in range(int(self._period_s / ASIDE_S)):  # at most: nobody waits for a loop that has ended
+            if not self._works:
+                return
+            time.sleep(ASIDE_S)
+
+    def wait_for_gap(self) -> None:
+        """Return when the loop has just done a period's work, after a period at most.
+
+        For other threads of this process, before a millisecond's work: begun then, it is over before the loop wakes and
+        wants the interpreter back."""
+        since = (time.monotonic() - self._deadline) % self._period_s
+        first, last = (part * self._period_s for part in GAP)
+        if since < first:
+            time.sleep(first - since)
+        elif since > last:
+            time.sleep(self._period_s - since + first)
+
     def _run(self) -> None:
         if self._priority:
             self._prioritise(0, self._priority, "the control loop")
@@ -99,7 +123,7 @@ class RealTimeLoop:
             except OSError as error:
                 self.warnings.append(f"cpu {self._core}: {error.strerror}; the control loop runs on any")
         self._ready.set()
-        deadline = time.monotonic()
+        deadline = self._deadline = time.monotonic()
         wake, work = self.figures.wake, self.figures.work
         try:
             while not self._over.is_set():
@@ -107,12 +131,15 @@ class RealTimeLoop:
                 time.sleep(max(0.0, deadline - time.monotonic()))
                 began = time.monotonic()
                 late = began - deadline
+                self._works = True
                 wake.add(late)
                 if late > self._period_s:
                     gone = int(late / self._period_s)
                     self.figures.missed += gone
                     deadline += gone * self._period_s
+                self._deadline = deadline
                 self._step(deadline)
+                self._works = False
                 work.add(time.monotonic() - began)
         except BaseException as error:  # the owner looks at it: a loop that ended must end the process
             self.error = error
@@ -139,8 +166,7 @@ def prioritise_others(priority: int) -> None:
     """Give every thread of this process that is not real-time yet this priority of SCHED_FIFO.
 
     They share the interpreter with the loop: one that holds it while other processes keep it from running would hold
-    the
-    loop up as well. Where it is not permitted nothing happens; the loop has said so already."""
+    the loop up as well. Where it is not permitted nothing happens; the loop has said so already."""
     for name in os.listdir("/proc/self/task"):
         try:
             if os.sched_getscheduler(int(name)) == os.SCHED_OTHER:

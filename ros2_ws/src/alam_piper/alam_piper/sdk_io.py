@@ -86,6 +86,7 @@ class SdkBus:
         self.counters = Counters()
         self.feedback: Feedback | None = None
         self.on_feedback: Callable[[Feedback], None] | None = None  # called on the reader's thread
+        self.before_read: Callable[[], None] | None = None  # the same
         self.lost = ""  # why the bus is gone
         self._next_frame, self._frame_s = 0, 0.0
         self.status = (0, 0, 0)  # codes of the newest frame 2A1: state, control, teach
@@ -188,6 +189,8 @@ class SdkBus:
 
     def _receive(self, timeout: float | None = None) -> can.Message | None:
         """The SDK swallows a bus that goes down while it reads."""
+        if self.before_read is not None:
+            self.before_read()
         try:
             return self._bus_receive(timeout)
         except (can.CanError, OSError) as error:
