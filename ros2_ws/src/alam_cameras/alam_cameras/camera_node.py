@@ -19,6 +19,7 @@ from alam_cameras.stream import Source, Stream
 from alam_common import topics
 from alam_common.base_node import Diagnostics, claim, declare, publisher, refuse_twin, run_node
 from alam_common.convert import fill_image, fill_stamp
+from alam_common.cores_io import leave_loop_core
 from alam_common.diagnostics import ERROR, OK, WARN, Durations, Rate, Status
 from alam_common.refusal import Refusal
 
@@ -256,6 +257,7 @@ class CameraNode(LifecycleNode):
 
 
 def main() -> None:
+    leave_loop_core()  # before there are other threads, which inherit it
     name = next((a.split(":=")[1] for a in sys.argv if a.startswith("__node:=")), "camera")
     sys.exit(run_node(name, lambda: CameraNode(name)))
 
