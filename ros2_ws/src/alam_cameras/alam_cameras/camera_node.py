@@ -225,6 +225,7 @@ class CameraNode(LifecycleNode):
             "image_age_s": f"{self._rate.age_s(now):.2f}",
             "images": str(self._rate.count),
             "frames_dropped": str(stream.dropped),
+            "frames_repeated": str(stream.repeated),
             "latency_p50_ms": f"{self._latency.percentile_ms(50):.1f}",
             "latency_p99_ms": f"{self._latency.percentile_ms(99):.1f}",
             "losses": str(recovery.losses),
