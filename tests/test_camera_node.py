@@ -28,6 +28,7 @@ from alam_cameras.software_io import SoftwareCamera  # noqa: E402
 from alam_common import topics  # noqa: E402
 from alam_common.base_node import subscribe  # noqa: E402
 from alam_common.convert import read_image, stamp_ns  # noqa: E402
+from alam_common.cores_io import core_plan, cores_in_words  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -171,6 +172,7 @@ def test_images_at_their_rate_with_capture_stamps_and_what_is_said_of_them(start
     values = listener.values(camera.name)
     assert listener.said[camera.name].level == OK
     assert (values["temperature_degc"], values["frames_dropped"]) == ("41", "0")
+    assert values["cpus"] == cores_in_words(core_plan(os.sched_getaffinity(0))[1]) and values["frames_repeated"] == "0"
     assert (values["model"], values["timestamp_domain"], values["colour_sensor"]) == (
         "Software D435",
         "system_time",
