@@ -1,8 +1,9 @@
 """The Piper's firmware, as far as the bus shows it: command frames in, feedback frames out, time as an argument.
 Pure.
 
-Where the vendor's documents are silent: a led arm is limp, a reported error holds the arm where it is, and an end pose
-is approached joint by joint in both of its modes. Not there: trajectories (byte 1 of frame 150), move C, offset ids."""
+Where the vendor's documents are silent: a led arm is limp, a disabled joint sags as slowly as after an emergency stop,
+a reported error holds the arm where it is, and an end pose is approached joint by joint in both of its modes. Not
+there: trajectories (byte 1 of frame 150), move C, offset ids."""
 
 from __future__ import annotations
 
@@ -40,6 +41,7 @@ REPORTS = {  # what a motor can suffer: the arm's status code, and the bit in th
 }
 HOT = "over-temperature"  # the one that passes by itself, and that does not halt the arm
 ENABLED, HOMED = 1 << 6, 1 << 7
+REACHED_RAD = 0.02  # the friction of a joint leaves up to this much right after a motion
 
 
 class PiperEmulator:
@@ -62,6 +64,7 @@ class PiperEmulator:
         self.emergency = False
         self._linked = self._teaching = self._switched = False  # leader mode by frame 470, by 150, and as a fault
         self._going_home = False
+        self._falls = False  # joints without power fall freely
         self._taken_over = self._halted = False  # it takes no commands; it does not follow them
         self._enable_at = [math.inf] * 7  # when each motor gets power; 0 to 5 joints, 6 gripper
         self._enabled = np.zeros(7, bool)
@@ -148,7 +151,7 @@ class PiperEmulator:
 
     def _on_stop(self, data: bytes) -> None:
         if data[0] == 1:
-            self.emergency, self._state = True, EMERGENCY
+            self.emergency, self._falls, self._state = True, False, EMERGENCY
             self._drop_power()
         elif data[0] == 2:  # "resume": also what the SDK's reset sends
             self._start_anew()
@@ -160,6 +163,7 @@ class PiperEmulator:
 
     def _start_anew(self) -> None:
         """No power at once, no errors, nothing commanded: a reset, and power that comes back."""
+        self._falls = True
         self.emergency, self._state, self._teaching, self.control = False, NORMAL, False, STANDBY
         self.errors.clear()
         self._over[:] = False
@@ -266,7 +270,7 @@ class PiperEmulator:
             if self._enable_at[motor] <= now:
                 self._enable_at[motor] = math.inf
                 if not self._enabled[motor]:
-                    self._enabled[motor] = True
+                    self._enabled[motor], self._falls = True, False
                     if motor < 6:
                         self._reference[motor] = self._dynamics.position[motor]
                         self._reference_velocity[motor] = 0.0
@@ -288,7 +292,6 @@ class PiperEmulator:
         """The drives' own profile: a speed cap by the percentage, their acceleration; then the servos."""
         led = self.leader and not self._going_home
         power = self._enabled & (not led)
-        damped = self.emergency or led  # the emergency stop lets it down slowly; without power it falls
         follows = self.control == CAN_CONTROL and not self._halted and not self.emergency
         grip_n = self._grip_effort / GRIPPER_LEVER_M
         if self.mit and follows and self._mit:
@@ -296,7 +299,7 @@ class PiperEmulator:
             target[6] = self._target[6]
             for joint, (position, velocity, p, d, feed) in self._mit.items():
                 target[joint], kp[joint], kd[joint], torque[joint] = position, p, d, feed + d * velocity
-            self._dynamics.step(target, power, dt_s, damped, torque, (kp, kd), grip_n)
+            self._dynamics.step(target, power, dt_s, not self._falls, torque, (kp, kd), grip_n)
             self._reference[:6] = self._dynamics.position[:6]
             self._reference_velocity[:] = 0.0
             return
@@ -311,7 +314,7 @@ class PiperEmulator:
         self._reference_velocity += np.clip(wanted - self._reference_velocity, -most, most)
         self._reference[:6] += self._reference_velocity * dt_s
         self._reference[6] = self._target[6]
-        self._dynamics.step(self._reference, power, dt_s, damped, grip_n=grip_n)
+        self._dynamics.step(self._reference, power, dt_s, not self._falls, grip_n=grip_n)
         limp = ~power[:6]
         self._reference[:6][limp] = self._dynamics.position[:6][limp]
         self._reference_velocity[limp] = 0.0
@@ -352,7 +355,7 @@ class PiperEmulator:
         errors |= sum(1 << (motor - 1) for kind, motor in reported if kind == "joint-comms")
         if self.leader:
             return wire.status(LINKED if self._linked else TEACH, state, self.move, not self._linked, 0, 0, errors)
-        apart = np.abs(self._target[:6] - position[:6]).max() > 0.01
+        apart = np.abs(self._target[:6] - position[:6]).max() > REACHED_RAD
         return wire.status(self.control, state, self.move, 0, int(apart), 0, errors)
 
     def _fast_frames(
@@ -421,7 +424,7 @@ class PiperEmulator:
 
     def _send(self, frame: wire.Frame, at: float) -> None:
         """Queue a frame, as the faults of the bus let it through."""
-        if self._fault("silence", at) or not self._powered(at):
+        if self.faults and (self._fault("silence", at) or not self._powered(at)):
             return
         arrives = self._over_the_bus("feedback", frame[1], at)
         if arrives is not None:
@@ -430,6 +433,8 @@ class PiperEmulator:
 
     def _over_the_bus(self, way: str, data: bytes, at: float) -> tuple[bytes, float] | None:
         """way: "feedback" or "commands" -> what corruption leaves of a frame and when it arrives; None: it is lost."""
+        if not self.faults:
+            return data, at
         active = {f.kind: f.values for f in self.faults if f.of in (way, "both") and f.active(at)}
         if "loss" in active and self._random.random() < active["loss"]["p"]:
             return None
