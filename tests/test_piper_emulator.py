@@ -128,10 +128,10 @@ def test_an_emergency_stop_holds_until_reset_and_two_enables(driven):
     assert driven.status[1] == 1 and not any(driven.powered)
     driven.control()
     driven.joints(AWAY)
-    driven.power()
+    driven.power().run(SLOW_S)
     assert not any(driven.powered) and driven.status[1] == 1
     driven.send(0x150, 2)
-    driven.power()
+    driven.power().run(SLOW_S)
     assert driven.status[:2] == (0, 0) and not any(driven.powered), "the first enable after a reset is not enough"
     driven.power().run(SLOW_S)
     assert all(driven.powered) and driven.last(0x2A8)[6] & 1 << 6
