@@ -13,7 +13,7 @@ import pytest
 
 import robot
 from alam_common.refusal import Refusal
-from alam_piper import arm, requests_io
+from alam_piper import arm, requests_io, stamps_io
 from alam_piper.requests_io import LONGEST_S, Requests
 from alam_piper.settings import PARAMETERS
 from alam_piper.status_message import fill_arm_status
@@ -159,6 +159,23 @@ def test_a_reset_that_sags_needs_somebody_who_holds_the_arm():
     for said, wanted in (("yes", True), (" yes\n", True), ("y", False), ("", False), ("no", False)):
         assert robot.allowed(robot.SAGS, yes=False, terminal=True, ask=lambda prompt: said) is wanted  # noqa: B023
     assert not robot.allowed(robot.SAGS, yes=False, terminal=True, ask=gone)
+
+
+def test_the_same_stamp_is_the_same_time_until_the_clock_is_set(monkeypatch):
+    system, own, random = SimpleNamespace(ahead=10**18), SimpleNamespace(now=0), np.random.default_rng(0)
+
+    def read():  # each reading takes a while
+        own.now += int(random.integers(1, 20_000))
+        return own.now
+
+    fake = SimpleNamespace(monotonic_ns=read, time_ns=lambda: read() + system.ahead)
+    monkeypatch.setattr(stamps_io, "time", fake)
+    stamps = stamps_io.MonotonicStamps()
+    assert len({stamps.seconds(10**18 + 5 * 10**9) for _ in range(1000)}) == 1
+    assert stamps.seconds(10**18 + 5 * 10**9) == pytest.approx(5.0, abs=1e-4)
+    for ahead in (10**18 + 10**6, 10**18 - 3600 * 10**9, 10**18):
+        system.ahead = ahead
+        assert stamps.seconds(10**18 + 5 * 10**9) == pytest.approx((10**18 + 5 * 10**9 - ahead) / 1e9, abs=1e-4)
 
 
 def test_ctrl_c_while_it_loads_is_quiet(tmp_path):
