@@ -42,6 +42,7 @@ from alam_piper.requests_io import Requests
 from alam_piper.settings import PARAMETERS
 from alam_piper.shared_io import CHANGES, COMMANDS, FEEDBACK
 from alam_piper.snapshot import Snapshot
+from alam_piper.stamps_io import MonotonicStamps
 from alam_piper.status_message import fill_arm_status
 
 PERIOD_S = 0.005
@@ -71,6 +72,7 @@ class PiperNode(LifecycleNode):
         self._arm: ArmClient | None = None
         self._loop_warnings: list[str] = []
         self._over = threading.Event()
+        self._stamps = MonotonicStamps()  # of the inputs' thread
         self._requests = Requests(self._settings, self._over)
         self._publishing: threading.Thread | None = None
         self._observations = 0
@@ -274,18 +276,16 @@ class PiperNode(LifecycleNode):
             with suppress(ConnectionError):  # the arm's process ends: nobody is left who would execute it
                 arm_.ask("refuse", str(error))
             return
-        now = time.monotonic()
-        seen = _monotonic(stamp_ns(message.observation_stamp), now)
+        seen = self._stamps.seconds(stamp_ns(message.observation_stamp))
         chunk = TimedChunk(actions, seen, message.observation_id, message.dt, message.policy_id)
         with suppress(ConnectionError):
             if not arm_.offer(chunk, tuple(message.names)):
-                self._chunks.tick(now)
+                self._chunks.tick(time.monotonic())
 
     def _on_camera(self, index: int, message: CameraInfo) -> None:
         """A stamp counts if it is newer than those before it, not of the future: that would hide a dead camera."""
-        arm_, now = self._arm, time.monotonic()
-        seen = _monotonic(stamp_ns(message.header.stamp), now)
-        if arm_ is not None and arm_.shared.camera_stamps[index] < seen <= now + FUTURE_S:
+        arm_, seen = self._arm, self._stamps.seconds(stamp_ns(message.header.stamp))
+        if arm_ is not None and arm_.shared.camera_stamps[index] < seen <= time.monotonic() + FUTURE_S:
             arm_.shared.camera_stamps[index] = seen
 
     def _on_operator_stop(self, message: Bool) -> None:
@@ -388,11 +388,6 @@ class PiperNode(LifecycleNode):
             raise Refusal(str(error)) from None
         if sentences:
             raise Refusal(f"{path} was made for another robot: {'; '.join(sentences)}")
-
-
-def _monotonic(time_ns: int, now: float) -> float:
-    """A stamp of the system clock [ns] -> time.monotonic() [s] at that moment; now: of time.monotonic()."""
-    return now - (time.time_ns() - time_ns) / 1e9
 
 
 def _arm_status(said: Snapshot, now: float) -> ArmStatus:
