@@ -1,5 +1,7 @@
 """The driver's phases on a bus made here: what a person asks for in the wrong moment, and what the arm says."""
 
+import gc
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -378,3 +380,25 @@ def test_no_power_is_asked_for_on_the_way_to_rest():
     world.driver.enable()
     world.run(0.5)
     assert "on its way to rest" in world.driver.answer and not world.commands(sent) and world.speed > 0
+
+
+class Forgetful(list):
+    def append(self, each):
+        """Nothing is kept: for a count of what the driver keeps."""
+
+
+@pytest.mark.parametrize("motion", [World.enabled, World.moving])
+def test_a_period_keeps_no_memory(motion):
+    """Numbers and small arrays come and go in every period (Python cannot do without); none stays, whatever the
+    loop does, and so no collector is needed."""
+    world = motion(World())
+    world.bus.sent = Forgetful()
+    gc.collect()
+    gc.disable()
+    try:
+        world.run(2.5)
+        before = sys.getallocatedblocks()
+        world.run(25.0)
+        assert sys.getallocatedblocks() - before < 100  # of 5,000 periods
+    finally:
+        gc.enable()
