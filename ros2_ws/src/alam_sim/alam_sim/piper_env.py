@@ -13,13 +13,13 @@ import numpy as np
 
 from alam_piper import arm
 from alam_piper.twin import TwinDynamics
+from alam_sim.arm_actuator import PERIOD_S, ArmActuator
 from alam_sim.piper_scene import ASSETS, TABLE, make_scene
 from alam_sim.piper_tasks import TASKS, check_task
 from alam_sim.rendering import SceneRenderer, refuse_second_world
 
-STEP_TICKS, PERIOD_TICKS = 20, 3  # steps of the physics in a control step, and in a period of the drives
+STEP_TICKS, PERIOD_TICKS = 20, 3  # steps of the physics in a control step, and in PERIOD_S
 TIMESTEP_S = 1 / arm.CONTROL_RATE_HZ / STEP_TICKS
-PERIOD_S = PERIOD_TICKS * TIMESTEP_S  # 200 Hz
 STABLE_STEPS = 15  # control steps for which points must stand before they count: half a second
 START = np.array([0.0, 0.859, -0.862, 0.0, 1.061, 0.0, 0.07])  # looks down on the table, gripper open
 START_SPREAD_RAD = 0.03
@@ -104,6 +104,10 @@ class PiperEnv:
     def field_of_view_rad(self, role: str) -> float:
         """-> vertical field of view [rad] of the camera behind a role."""
         return math.radians(float(self.dynamics.model.camera(role).fovy[0]))
+
+    def actuator(self, max_age_s: float = math.inf) -> ArmActuator:
+        """-> what executes chunks here: the real arm's trajectories and gate; max_age_s: of the observation behind them."""
+        return ArmActuator(max_age_s)
 
     def close(self) -> None:
         self._renderer.close()
