@@ -1,4 +1,4 @@
-"""What an arm answers to a person, and how it says how it is: the same words whoever serves the robot interface. Pure."""
+"""What an arm answers to a person, and how it says how it is: the same whoever serves the robot interface. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def is_at(commanded: np.ndarray, position: np.ndarray) -> bool:
 
 
 def home_answer(commanded: np.ndarray, reason: str) -> tuple[bool, str]:
-    """commanded (7,): where /robot/home has ended; reason: why the arm does not move now -> success and its sentence."""
+    """commanded (7,): where /robot/home has ended; reason: why it does not move now -> success and its sentence."""
     return (True, "home") if is_at(commanded, arm.HOME) else (False, f"not home: {reason}")
 
 

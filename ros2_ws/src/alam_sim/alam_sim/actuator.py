@@ -84,8 +84,8 @@ class Actuator(Protocol):
         ...
 
     def step(self, now: float, waits: bool) -> Step | None:
-        """One control step of the world; now: robot time [s]; waits: the world stands still rather than hold -> None when
-        it does."""
+        """One control step of the world; now: robot time [s]; waits: the world stands still rather than hold -> None
+        when it does."""
         ...
 
     def finish(self) -> None:

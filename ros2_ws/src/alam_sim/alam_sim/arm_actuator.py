@@ -1,7 +1,8 @@
 """A simulated arm's actuator: the real arm's trajectories and gate (`alam_control.arm_executor`). Pure.
 
-Every 5 ms of simulated time the executor says where the drives are to be, as on the arm's bus. Each episode has an executor
-of its own and counts time from its reset: the same seed gives the same bits whatever came before."""
+Every 5 ms of simulated time the executor says where the drives are to be, as on the arm's bus. Each episode has an
+executor of its own and counts time from its reset: the same seed gives the same bits whatever came before. Nothing is
+cleared but by a person: a stop, and being disabled, outlive the episode."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ class ArmEnv(Protocol):
 
 
 class ArmActuator:
-    """The arm begins enabled, and stays what it is (enabled, disabled, stopped) from episode to episode. What a person asks
-    for is taken up by the next step. `home`, `park` and `enable` are for when no episode runs."""
+    """The arm begins enabled. What a person asks for is taken up by the next step; `home`, `park` and `enable` are for
+    when no episode runs."""
 
     def __init__(self, max_age_s: float = math.inf) -> None:
         """max_age_s: of the observation behind a command."""

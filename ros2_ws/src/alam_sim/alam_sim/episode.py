@@ -263,7 +263,7 @@ def run_episode(
         episode.given(0.0)
         chunk = policy.infer(Observation(seen.images, seen.state, seen.instruction, seen.id), policy_seed)
         latencies.append(chunk.inference_time_s)
-        timed = TimedChunk(chunk.actions, seen.stamp_ns / 1e9, seen.id, episode.period_ns / 1e9)
+        timed = TimedChunk(chunk.actions, seen.stamp_ns / 1e9, seen.id, 1 / env.contract.control_rate_hz)
         if reason := episode.offer(timed, env.contract.action_names, 0.0):
             episode.end(False, f"chunk refused: {reason}")
     assert episode.result is not None

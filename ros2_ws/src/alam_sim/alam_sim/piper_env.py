@@ -1,8 +1,8 @@
 """The Piper's twin at a table as a robot: joint positions in, two views and joint positions out. Pure Python.
 
-Its drives get a set point 200 times a second, as the real ones do. A control step is six and two thirds of these periods, so
-the physics counts in steps of a 600th of a second: a period has three, a control step twenty, and a view is always of the
-very moment that its stamp says."""
+Its drives get a set point 200 times a second, as the real ones do. A control step is six and two thirds of these
+periods, so the physics counts in 600ths of a second: a period has three of them, a control step twenty, and a view is
+of the very moment that its stamp says."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class PiperEnv:
         """action (7,): joint positions [rad] and opening [m] for the end of this step -> whether all points are made.
 
         The drives get a line to it, no faster than arm.VELOCITY; what is left of the way stays undone. For scripted
-        experts: what a policy wants goes through an `actuator`. Raises ValueError on another shape or a non-finite value."""
+        experts: what a policy wants goes through `actuator`. Raises ValueError unless it is seven finite numbers."""
         action = np.asarray(action, np.float64)
         if action.shape != (len(arm.NAMES),) or not np.isfinite(action).all():
             raise ValueError(f"action: wanted 7 finite numbers, got {np.array2string(action, precision=3)}")
@@ -83,8 +83,8 @@ class PiperEnv:
         return self.follow(line)
 
     def follow(self, set_point: Callable[[int], np.ndarray]) -> bool:
-        """One control step; `set_point` is asked with the number of each period (of PERIOD_S, counted from the reset) that
-        begins in it where the joints (7,) are to be from then on -> whether all points are made."""
+        """One control step; for each period that begins in it `set_point` gets its number (counted from the reset, each
+        PERIOD_S) and says where the joints (7,) are to be from then on -> whether all points are made."""
         end = (self.steps + 1) * STEP_TICKS
         while self._ticks < end:
             period, into = divmod(self._ticks, PERIOD_TICKS)
@@ -106,7 +106,7 @@ class PiperEnv:
         return math.radians(float(self.dynamics.model.camera(role).fovy[0]))
 
     def actuator(self, max_age_s: float = math.inf) -> ArmActuator:
-        """-> what executes chunks here: the real arm's trajectories and gate; max_age_s: of the observation behind them."""
+        """-> what executes chunks here: the real arm's trajectories and gate; max_age_s: of an observation."""
         return ArmActuator(max_age_s)
 
     def close(self) -> None:

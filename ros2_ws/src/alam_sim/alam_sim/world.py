@@ -1,7 +1,7 @@
 """The simulated robot behind the interface: one environment, one robot clock, one actuator, one episode at a time.
 
 Pure: wall time comes from a `clock` that is passed in, and whatever must be published goes through an `Outlet`.
-`open`, `run`, `idle` and `close` belong to one thread (a GL context does); everything else may be called from any thread."""
+`open`, `run`, `idle` and `close` belong to one thread (a GL context does); all else may be called from any thread."""
 
 from __future__ import annotations
 
