@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ from alam_common.refusal import Refusal
 from alam_piper import arm, requests_io, stamps_io
 from alam_piper.requests_io import LONGEST_S, Requests
 from alam_piper.settings import PARAMETERS
-from alam_piper.status_message import fill_arm_status
+from alam_piper.snapshot import Snapshot
+from alam_piper.words import fill_arm_status
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {parameter.name: parameter.default for parameter in PARAMETERS}
@@ -139,9 +141,13 @@ def test_the_status_fills_every_field_of_its_message():
     fields = set(re.findall(r"^[\w/\[\]]+ +(\w+) +#", text, re.MULTILINE))
     assert {"mode", "reset_sags", "motor_voltage"} <= fields
     message = SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace()))
-    fill_arm_status(message, 1_500_000_000, "holding", "why", connected=True, enabled=np.bool_(True), reset_sags=True)
+    none = (np.nan,) * 6
+    said = Snapshot(
+        "holding", "why", "asleep", "", (), False, "", False, arm.REST, np.nan, np.nan, True, np.nan, *[none] * 3
+    )
+    fill_arm_status(message, replace(said, reset_sags=True), 0.0, 1_500_000_000)
     assert set(vars(message)) == fields
-    assert (message.header.stamp.sec, message.mode, message.enabled, message.reset_sags) == (1, "holding", True, True)
+    assert (message.header.stamp.sec, message.mode, message.enabled, message.reset_sags) == (1, "holding", False, True)
     assert message.chunk_age == message.feedback_age == np.inf and message.faults == []
 
 

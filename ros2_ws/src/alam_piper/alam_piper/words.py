@@ -19,7 +19,7 @@ STOPPING = "stopping; the arm keeps its power and its place"
 DISABLED = "disabled: call /robot/enable"
 ENABLED, AT_REST = "enabled", "at rest, without power"
 WAS_RESET = "call /robot/enable to go on"
-TASK_RUNS = "wanted no task to run, got one; cancel it first"
+TASK_RUNS = "wanted no task to run, got one; cancel it first, or call /robot/stop"
 NEAR_RAD = 1e-3  # of a position that the arm was sent to: it is there
 
 
@@ -41,20 +41,19 @@ def park_answer(commanded: np.ndarray, reason: str) -> tuple[bool, str]:
 
 
 def fill_arm_status(message: Any, said: Snapshot, now: float, time_ns: int) -> None:
-    """What an arm says at `now` (of the clock of its stamps [s]), host time [ns] -> alam_msgs/ArmStatus."""
-    message.mode, message.reason, message.firmware = said.mode, said.reason, said.firmware
-    fill_stamp(message.header.stamp, time_ns)
-    message.connected = said.phase != DOWN
-    message.leader_mode = said.leader
-    message.faults = list(said.faults)
+    """What an arm says at `now` (of the clock of its stamps [s]), host time [ns] -> every field of an
+    alam_msgs/ArmStatus. What is not known: ages infinite, lists empty."""
+    heard = not math.isnan(said.feedback_stamp)
     follows = said.mode == MOVING and not math.isnan(said.observation_time)
+    fill_stamp(message.header.stamp, time_ns)
+    message.mode, message.reason, message.firmware = said.mode, said.reason, said.firmware
+    message.connected = said.phase != DOWN
+    message.enabled = bool(heard and said.powered)
+    message.leader_mode, message.reset_sags = said.leader, said.reset_sags
+    message.faults = list(said.faults)
+    message.motor_temperature = list(said.motor_temperature) if heard else []
+    message.driver_temperature = list(said.driver_temperature) if heard else []
+    message.motor_voltage = list(said.voltage) if heard else []
+    message.feedback_age = now - said.feedback_stamp if heard else math.inf
     message.chunk_age = now - said.observation_time if follows else math.inf
-    if math.isnan(said.feedback_stamp):
-        message.feedback_age = math.inf
-        return
-    message.feedback_age = now - said.feedback_stamp
-    message.enabled = said.powered
-    message.motor_temperature = list(said.motor_temperature)
-    message.driver_temperature = list(said.driver_temperature)
-    message.motor_voltage = list(said.voltage)
     message.following_error = said.following_error
