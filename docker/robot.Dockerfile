@@ -36,12 +36,14 @@ RUN . /opt/ros/jazzy/setup.sh && python3 docker/setup_robot.py robot
 USER robot
 CMD ["ros2", "launch", "alam_bringup", "piper.launch.py", "--show-args"]
 
-# --- the arm, with CUDA and TensorRT. The package fetches NVIDIA's libraries, CUDA's runtime among them, from NVIDIA's
-# own index while it is installed; the driver comes from the host through the NVIDIA container toolkit.
+# --- the arm, with CUDA and TensorRT for the policy (provider:=cuda, provider:=tensorrt). TensorRT's package fetches its
+# libraries from NVIDIA's own index while it is installed; the driver comes from the host through the container toolkit.
 FROM robot AS robot-gpu
 USER root
-ARG TENSORRT=11.4.0.106
-RUN .venv/bin/python -m pip install --no-cache-dir -c .venv/.setup/constraints.txt "tensorrt==${TENSORRT}"
+COPY docker/requirements-gpu.txt docker/
+RUN .venv/bin/python -m pip uninstall --yes onnxruntime \
+    && .venv/bin/python -m pip install --no-cache-dir -c .venv/.setup/constraints.txt -r docker/requirements-gpu.txt \
+    && .venv/bin/python -c "import onnxruntime; assert 'TensorrtExecutionProvider' in onnxruntime.get_available_providers()"
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER robot
 

@@ -1,7 +1,4 @@
-"""The door: the robot that robot:= names, and the policy that drives it.
-
-ros2 launch alam_bringup piper.launch.py robot:=metaworld task:=reach-v3
-"""
+"""The door: the robot that robot:= names, and the policy that drives it; --show-args lists the arguments."""
 
 from launch import LaunchDescription, actions
 from launch.event_handlers import OnProcessExit
@@ -16,10 +13,14 @@ CHECKPOINTS = EnvironmentVariable("ALAM_CHECKPOINTS", default_value=PathJoinSubs
 DOMAIN = EnvironmentVariable("ROS_DOMAIN_ID", default_value="0")
 DOMAINS = [str(domain) for domain in (*range(102), *range(215, 233))]  # those whose ports are free on Linux
 RANGE = EnvironmentVariable("ROS_AUTOMATIC_DISCOVERY_RANGE", default_value="LOCALHOST")
-PROFILE = PathJoinSubstitution([SHARE, "config", "fastdds.xml"])
+PROFILE = EnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", default_value=[SHARE, "/config/fastdds.xml"])
 ROBOT = LaunchConfiguration("robot")
+OF_ROBOTS = {"metaworld_task": "reach-v3", "piper_mujoco_task": "insert-cylinder", "metaworld_bundle": "metaworld-mini"}
 TASK = LaunchConfiguration([ROBOT, "_task"], default="")  # the real arm has none: a person names it
+BUNDLE = LaunchConfiguration([ROBOT, "_bundle"], default="piper-practice")
+TIMEOUTS = {"sigterm_timeout": "2", "sigkill_timeout": "2"}  # [s] Ctrl-C ends everything in under 5 s
 COME_BACK = ("policy_node", "camera_node", "piper_node")
+HAVE_RUN = set()
 
 
 def argument(name, default, description, choices=None):
@@ -27,10 +28,11 @@ def argument(name, default, description, choices=None):
 
 
 def when_one_ends(event, context):
-    """Every process is needed. Those of COME_BACK start anew, unless they say (exit code 2) that their settings are
-    wrong; a driver that comes back stays disabled until a person enables it."""
-    comes_back = event.process_name.startswith(COME_BACK) and event.returncode != 2
-    if context.is_shutdown or comes_back:
+    """Every process is needed. Exit code 2 says: these settings cannot work. Of one of COME_BACK that has run before it
+    says that a device is away; it is tried again. A driver that comes back is disabled until a person enables it."""
+    if event.returncode != 2:
+        HAVE_RUN.add(event.process_name)
+    if context.is_shutdown or (event.process_name in HAVE_RUN and event.process_name.startswith(COME_BACK)):
         return None
     if event.returncode != 0:  # an exception is what makes the exit code of `ros2 launch` 1
         raise RuntimeError(f"{event.process_name} ended with exit code {event.returncode}")
@@ -38,19 +40,18 @@ def when_one_ends(event, context):
 
 
 def generate_launch_description():
-    texts = {name: ParameterValue(LaunchConfiguration(name), value_type=str) for name in ("bundle", "runtime")}
+    texts = {n: ParameterValue(LaunchConfiguration(n), value_type=str) for n in ("bundle", "runtime", "provider")}
     policy = PathJoinSubstitution([SHARE, "config", ROBOT, "policy.yaml"])
     robot = PythonLaunchDescriptionSource([ThisLaunchFileDir(), "/robot_", ROBOT, ".launch.py"])
-    profile = EnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", default_value=PROFILE)
     return LaunchDescription(
         [
             argument("robot", "metaworld", "who serves the robot interface", ["metaworld", "piper", "piper_mujoco"]),
-            actions.SetLaunchConfiguration("metaworld_task", "reach-v3"),
-            actions.SetLaunchConfiguration("piper_mujoco_task", "insert-cylinder"),
+            *(actions.SetLaunchConfiguration(*pair) for pair in (OF_ROBOTS | TIMEOUTS).items()),
             argument("task", TASK, "simulators: task that /run_task does when its goal names none"),
-            argument("bundle", [CHECKPOINTS, "/", ROBOT, "-mini"], "folder of the exported policy"),
+            argument("bundle", [CHECKPOINTS, "/", BUNDLE], "folder of the exported policy"),
             argument("mode", "lockstep", "does the world wait for the policy", ["lockstep", "realtime"]),
             argument("runtime", "onnxruntime", "library that runs the policy", ["onnxruntime"]),
+            argument("provider", "cpu", "where ONNX Runtime computes", ["cpu", "cuda", "tensorrt"]),
             argument("delay", "0.0", "seconds that the policy's answers are held back", ["0.0", "0.1", "0.2", "0.5"]),
             argument("emulate", "false", "robot:=piper without hardware: emulated arm and cameras", ["true", "false"]),
             argument("can", "can0", "robot:=piper: CAN channel, or the path of the emulator's socket"),
@@ -61,9 +62,7 @@ def generate_launch_description():
             argument("discovery", RANGE, "how far nodes look for others", ["LOCALHOST", "SUBNET", "OFF"]),
             actions.SetEnvironmentVariable("ROS_DOMAIN_ID", LaunchConfiguration("domain_id")),
             actions.SetEnvironmentVariable("ROS_AUTOMATIC_DISCOVERY_RANGE", LaunchConfiguration("discovery")),
-            actions.SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile),
-            actions.SetLaunchConfiguration("sigterm_timeout", "2"),  # [s] Ctrl-C ends everything in under 5 s
-            actions.SetLaunchConfiguration("sigkill_timeout", "2"),
+            actions.SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", PROFILE),
             actions.RegisterEventHandler(OnProcessExit(on_exit=when_one_ends)),
             actions.IncludeLaunchDescription(robot),
             Node(

@@ -1,15 +1,18 @@
 """Camera nodes as processes: images with capture stamps, what /diagnostics says, faults and their end, refusals."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from launch_files.harness import Running
 
 rclpy = pytest.importorskip("rclpy")
 rs = pytest.importorskip("pyrealsense2")
@@ -28,6 +31,7 @@ from alam_common.convert import read_image, stamp_ns  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
+ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60.0
 OK, WARN, ERROR = b"\0", b"\1", b"\2"
 SMALL = {"width": 320, "height": 240}  # fits the shared memory that a process has without the launch file's profile
@@ -107,6 +111,10 @@ class Listener:
         status = self.said.get(name)
         return {value.key: value.value for value in status.values} if status else {}
 
+    def message(self, name):
+        """-> the last words of a node; "" when it has not spoken yet."""
+        return self.said[name].message if name in self.said else ""
+
     def call(self, kind, name, request):
         client = self.node.create_client(kind, name)
         assert client.wait_for_service(PATIENCE_S)
@@ -175,7 +183,7 @@ def test_unplugged_is_said_and_the_node_goes_on_when_it_is_plugged_in(start, lis
     camera = start(source="software")
     images_again(listener)
     listener.switch(camera, "unplug", True)
-    until(lambda: "is unplugged; wait for the camera" in listener.said[camera.name].message, "the sentence")
+    until(lambda: "is unplugged; wait for the camera" in listener.message(camera.name), "the sentence")
     assert listener.said[camera.name].level == ERROR and listener.values(camera.name)["losses"] == "1"
     assert camera.alive()
     listener.switch(camera, "unplug", False)
@@ -188,10 +196,10 @@ def test_a_stall_takes_the_steps_of_recovery(start, listener):
     camera = start(source="software", role="wrist", timeout=0.2)
     images_again(listener)
     listener.switch(camera, "stall", True)
-    until(lambda: "no image for 0.2 s; restart the stream" in listener.said[camera.name].message, "the first step")
+    until(lambda: "no image for 0.2 s; restart the stream" in listener.message(camera.name), "the first step")
     assert listener.said[camera.name].level == ERROR
-    until(lambda: "reset the device" in listener.said[camera.name].message, "the second step")
-    until(lambda: "cannot be reset" in listener.said[camera.name].message, "the third step")
+    until(lambda: "reset the device" in listener.message(camera.name), "the second step")
+    until(lambda: "cannot be reset" in listener.message(camera.name), "the third step")
     listener.switch(camera, "stall", False)
     images_again(listener)
     until(lambda: listener.said[camera.name].level == OK, "all is well")
@@ -203,7 +211,7 @@ def test_a_stall_takes_the_steps_of_recovery(start, listener):
 def test_lifecycle_commands_stop_and_start_it(start, listener):
     camera = start(source="software", autostart="false")
     until(lambda: camera.name in listener.said, "diagnostics")
-    assert "not active" in listener.said[camera.name].message and not listener.images
+    assert "not active" in listener.message(camera.name) and not listener.images
 
     def change(transition):
         request = ChangeState.Request(transition=Transition(id=transition))
@@ -215,7 +223,7 @@ def test_lifecycle_commands_stop_and_start_it(start, listener):
         images_again(listener)
         change(Transition.TRANSITION_DEACTIVATE)
         change(Transition.TRANSITION_CLEANUP)
-    until(lambda: "not active" in listener.said[camera.name].message, "not active")
+    until(lambda: "not active" in listener.message(camera.name), "not active")
     assert camera.end() == 0
 
 
@@ -248,12 +256,17 @@ def test_a_recording_is_a_camera(start, listener, tmp_path):
     assert values["losses"] == "0" and camera.end() == 0
 
 
-def test_a_video_file_is_a_camera(start, listener, tmp_path):
-    path = tmp_path / "film.avi"
+def make_film(path):
+    """Three grey images as a video file."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30, (320, 240))
     for value in (40, 120, 200):
         writer.write(np.full((240, 320, 3), value, np.uint8))
     writer.release()
+    return path
+
+
+def test_a_video_file_is_a_camera(start, listener, tmp_path):
+    path = make_film(tmp_path / "film.avi")
     camera = start(source="opencv", path=path)
     images_again(listener, 30)
     means = {round(float(read_image(message).mean()), -1) for _, message in listener.images}
@@ -310,3 +323,59 @@ def test_two_nodes_do_not_share_a_role_or_a_camera(start, listener):
     assert "wanted to be the only camera of role third_person" in start("other", source="software").refused()
     assert "camera-one" in start("camera_wrist", source="software", role="wrist", serial="one").refused()
     images_again(listener)
+
+
+LAUNCH = """
+import runpy
+from launch import LaunchDescription, actions
+from launch.event_handlers import OnProcessExit
+from launch_ros.actions import Node
+
+when_one_ends = runpy.run_path({door!r})["when_one_ends"]
+
+
+def generate_launch_description():
+    node = Node(package="alam_cameras", executable="camera_node", name="camera_third_person", output="screen",
+                parameters=[{parameters!r}], respawn=True, respawn_delay=0.2)
+    return LaunchDescription([actions.RegisterEventHandler(OnProcessExit(on_exit=when_one_ends)), node])
+"""
+
+
+@pytest.fixture
+def launched(tmp_path):
+    """A camera node in a launch that treats the ends of processes as launch/piper.launch.py does; its device is `film`,
+    which can be taken away."""
+    film, file = tmp_path / "film.avi", tmp_path / "camera.launch.py"
+    parameters = {"source": "opencv", "path": str(film), **SMALL}
+    file.write_text(LAUNCH.format(door=str(ROOT / "launch/piper.launch.py"), parameters=parameters))
+    started = []
+
+    def launch():
+        started.append(Running([shutil.which("ros2"), "launch", str(file)], dict(os.environ), tmp_path))
+        return started[-1]
+
+    launch.film = film
+    yield launch
+    for running in started:
+        running.process.kill()  # of the launch; its guard ends the rest
+        running.process.wait(PATIENCE_S)
+
+
+def test_a_camera_that_is_killed_while_it_is_unplugged_is_waited_for(launched, listener):
+    make_film(launched.film)
+    running = launched()
+    images_again(listener)
+    hidden = launched.film.rename(launched.film.with_suffix(".hidden"))
+    os.kill(running.pid_of("camera_node-1"), signal.SIGKILL)
+    refusal = "wanted a V4L2 device or a video file as `path`"
+    until(lambda: running.text.count(f"camera_third_person: {refusal}") >= 2, f"two refusals in:\n{running.text}")
+    assert running.process.poll() is None, "the graph lives on"
+    hidden.rename(launched.film)
+    images_again(listener)
+    assert running.interrupt() == 0 and "Traceback" not in running.text
+
+
+def test_a_camera_that_is_not_there_at_the_first_start_ends_the_launch_at_once(launched):
+    running = launched()
+    assert running.end(PATIENCE_S) == 1
+    assert running.text.count("process started") == 1 and "got" in running.line("camera_third_person: wanted a V4L2")

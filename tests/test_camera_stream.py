@@ -1,5 +1,6 @@
 """Stamps, recovery and the stream: on a clock of their own, and with the real library."""
 
+import itertools
 import time
 
 import numpy as np
@@ -132,6 +133,7 @@ class Scripted:
     def __init__(self, clock, mute_until=""):
         self._clock, self._mute_until = clock, mute_until
         self.present, self.did, self.numbers, self.error = True, [], iter(range(10**6)), None
+        self.stamp = clock
 
     def start(self):
         self.did.append("start")
@@ -144,7 +146,7 @@ class Scripted:
             raise self.error
         if not self.present or (self._mute_until and self._mute_until not in self.did):
             return None
-        return Frame(np.zeros((2, 2, 3), np.uint8), self._clock(), next(self.numbers))
+        return Frame(np.zeros((2, 2, 3), np.uint8), self.stamp(), next(self.numbers))
 
     def stop(self):
         pass
@@ -235,3 +237,39 @@ def test_gaps_are_counted_within_a_stream_not_across_a_restart():
     source.error = None
     until(stream, clock, lambda frame: frame is not None and frame.number == 903)
     assert stream.dropped == 3
+
+
+@pytest.mark.parametrize("what", ["number", "stamp", "both"])
+def test_a_camera_that_shows_the_same_frame_again_and_again_has_stalled(what):
+    clock, source, stream = scripted()
+    until(stream, clock, lambda frame: frame is not None)
+    last = clock() + 0.1
+    if what != "stamp":
+        source.numbers = itertools.repeat(1)
+    if what != "number":
+        source.stamp = lambda: last
+    frames, began = [], clock()
+    until(stream, clock, lambda frame: (frames.append(frame), stream.why)[1])
+    assert stream.why == "no new image for 0.5 s" and clock() - began < 1.0
+    assert sum(frame is not None for frame in frames) == 1 and stream.repeated >= 4
+    until(stream, clock, lambda frame: len(source.did) > 2)
+    assert stream.recovery.restarts >= 1
+    source.numbers, source.stamp = iter(range(10, 10**6)), clock
+    until(stream, clock, lambda frame: frame is not None)
+    assert stream.why == ""
+
+
+def test_a_camera_that_hangs_with_one_stamp_is_reset_however_often_it_starts():
+    clock, source, stream = scripted()
+    until(stream, clock, lambda frame: frame is not None)
+    source.stamp, source.numbers = (lambda: 7.0), iter(range(10**6))
+    until(stream, clock, lambda frame: "reset" in source.did)
+
+
+def test_a_wall_clock_that_is_set_back_stops_no_camera():
+    clock, source, stream = scripted()
+    until(stream, clock, lambda frame: frame is not None)
+    source.stamp = lambda: clock() - 3600.0
+    for _ in range(20):
+        assert stream.step() is not None
+    assert stream.recovery.losses == 0

@@ -1,5 +1,6 @@
 """Topics, parameters, diagnostics, scores; and the READMEs that must name each topic and parameter."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,15 @@ import alam_cameras.settings
 import alam_piper.settings
 import alam_policy.settings
 import alam_sim.settings
+import parameter_tables
 from alam_common.diagnostics import Durations, Rate
 from alam_common.parameters import Parameter
 from alam_common.scores import Attempt, parse_seeds, summarise, table
 from alam_common.statistics import wilson
 from alam_common.topics import TOPICS, Qos, camera_topic, topic_row
 
-PACKAGES = Path(__file__).resolve().parent.parent / "ros2_ws/src"
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ROOT / "ros2_ws/src"
 SETTINGS = {
     "alam_cameras": alam_cameras.settings,
     "alam_piper": alam_piper.settings,
@@ -33,6 +36,50 @@ def readme(package):
 def test_readme_carries_the_row_of_every_parameter(package):
     missing = [parameter.row() for parameter in SETTINGS[package].PARAMETERS if parameter.row() not in readme(package)]
     assert not missing, f"{package}/README.md lacks:\n" + "\n".join(missing)
+
+
+OPERATORS = {  # node: what the operator's page must have of it
+    "piper": alam_piper.settings.PARAMETERS,
+    "camera": alam_cameras.settings.PARAMETERS,
+    "policy": alam_policy.settings.PARAMETERS,
+    "piper_mujoco": alam_sim.settings.PIPER_PARAMETERS,
+}
+
+
+@pytest.mark.parametrize("node", OPERATORS)
+def test_the_operators_page_has_type_unit_bound_and_default_of_every_parameter(node):
+    lines = (ROOT / "docs/operator.md").read_text().splitlines()
+    begin = lines.index(f"<!-- parameters of /{node}: written by tools/parameter_tables.py -->")
+    table = lines[begin + 1 : lines.index("<!-- end -->", begin)]
+    header, _, *rows = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table)
+    assert header == ["parameter", "type", "default", "unit", "bound", "what"]
+    for parameter, row in zip(OPERATORS[node], rows, strict=True):
+        assert row == [cell.strip() for cell in parameter.row().split("|")[1:-1]] and all(row)
+        number = not isinstance(parameter.default, (bool, str))
+        assert row[0] == f"`{parameter.name}`" and (row[3] == "-") != number
+        if number:
+            assert [float(end) for end in row[4].split(" to ")] == [parameter.low, parameter.high]
+
+
+@pytest.mark.parametrize("page", parameter_tables.PAGES)
+def test_no_table_of_parameters_is_stale(page):
+    text = (ROOT / page).read_text()
+    assert parameter_tables.BLOCK.search(text), f"{page} has no markers"
+    assert parameter_tables.filled(text) == text, "run python tools/parameter_tables.py"
+
+
+def test_a_stale_table_is_written_anew():
+    text = (ROOT / "docs/operator.md").read_text()
+    (row,) = (each.row() for each in alam_piper.settings.PARAMETERS if each.name == "following_error")
+    for stale in (text.replace(row + "\n", ""), text.replace(row, row.replace("rad", "deg"))):
+        assert stale != text and parameter_tables.filled(stale) == text
+
+
+def test_the_operators_page_is_reached_from_the_readme_and_names_files_that_are_there():
+    assert "(docs/operator.md)" in (ROOT / "README.md").read_text()
+    text = (ROOT / "docs/operator.md").read_text()
+    named = re.findall(r"`(?:python )?((?:docs|tools|docker|ros2_ws|checkpoints)/[\w./-]+)", text)
+    assert len(named) > 5 and not [path for path in named if not (ROOT / path).exists()]
 
 
 @pytest.mark.parametrize("package", SETTINGS)
@@ -61,17 +108,20 @@ def test_unusual_qos_needs_a_reason():
         Qos("perhaps", reason="none")
 
 
-def test_parameters_need_bounds_and_descriptions():
+def test_parameters_need_bounds_units_and_descriptions():
     for arguments in ("n", 1, ""), ("n", 1, "a number"), ("n", "x", "a text"):
         with pytest.raises(ValueError, match="parameter n"):
             Parameter(*arguments)
+    for too_little in ({"low": 0}, {"low": 0, "high": 5}, {"unit": "s", "high": 5}):
+        with pytest.raises(ValueError, match="a low and a high bound and a unit"):
+            Parameter("n", 1, "a number", **too_little)
 
 
 @pytest.mark.parametrize(
     ("parameter", "good", "bad"),
     [
-        (Parameter("n", 1, "number", low=0, high=5), 5, 6),
-        (Parameter("f", 1.0, "number", low=0.0, high=5.0), 3, float("nan")),
+        (Parameter("n", 1, "number", unit="1", low=0, high=5), 5, 6),
+        (Parameter("f", 1.0, "number", unit="s", low=0.0, high=5.0), 3, float("nan")),
         (Parameter("b", True, "switch"), False, 1),
         (Parameter("t", "a", "choice", choices=("a", "b")), "b", "c"),
         (Parameter("p", "", "path", form="path"), "x/y", 3),

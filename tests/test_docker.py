@@ -26,6 +26,8 @@ from unittest.mock import create_autospec
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import setup_ros
 import setup_system
@@ -87,6 +89,10 @@ def ignored(source: str) -> bool:
     return any(fnmatch.fnmatch(source, pattern) or source.startswith(pattern + "/") for pattern in patterns)
 
 
+def requirements(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
 def dockerfile_faults(text: str) -> list[str]:
     """-> what a careful reader would complain about; nothing in a file that is in order."""
     faults = []
@@ -126,7 +132,10 @@ def dockerfile_faults(text: str) -> list[str]:
                 )
                 faults += [f"lacks {part}: {said}" for part in wanted if part not in rest]
             for name in re.findall(r"pip install .*", rest):
-                words = [word.strip('"') for word in name.split()[2:] if not word.startswith(("-", "."))]
+                words = re.sub(r" && .*| -c \S+| -r \S+", "", name).split()[2:]
+                words = [word.strip('"') for word in words if not word.startswith(("-", "."))]
+                for file in re.findall(r" -r (\S+)", name):
+                    words += requirements(ROOT / file) if (ROOT / file).is_file() else [file]
                 faults += [f"no version: {word}" for word in words if "==" not in word]
                 faults += [] if "--no-cache-dir" in rest else [f"keeps pip's cache: {said}"]
     for stage, steps in stages(text).items():
@@ -165,8 +174,10 @@ def test_a_dockerfile_is_in_order(name):
         ("COPY launch launch", "COPY ../launch launch"),
         ("ENV PIP_NO_CACHE_DIR=1", "ENV NOTHING=1"),
         ("--no-cache-dir", ""),
-        ("==${TENSORRT}", ""),
-        ('"tensorrt==${TENSORRT}"', '"numpy==1.0"'),
+        ("-r docker/requirements-gpu.txt", "tensorrt"),
+        ("-r docker/requirements-gpu.txt", "numpy==1.0"),
+        ("-r docker/requirements-gpu.txt", "-r docker/none.txt"),
+        ("COPY docker/requirements-gpu.txt", "COPY docker/none.txt"),
         ('ENTRYPOINT ["/alam/docker/entrypoint.sh"]', "ENTRYPOINT /alam/docker/entrypoint.sh"),
     ],
 )
@@ -198,6 +209,29 @@ def test_the_images_have_the_system_packages_of_the_set_up():
     assert set(" ".join(found["sim"]).split()) == pieces
     rendering = {package for package in pieces if re.search("mesa|egl", package)}
     assert set(" ".join(found["robot"]).split()) == pieces - rendering, "beside the arm nothing is rendered"
+
+
+def test_the_gpu_image_has_one_onnx_runtime_with_pins_that_fit_those_of_the_others():
+    lines = [Requirement(line) for line in requirements(DOCKER / "requirements-gpu.txt")]
+    pins = {line.name: Version(str(line.specifier).removeprefix("==")) for line in lines}
+    assert set(pins) == {"onnxruntime-gpu", "tensorrt"} and not set(pins) & set(PINS), "a pin stands in one place"
+    newest = Version(PINS["onnxruntime"])
+    assert Version("1.30") <= pins["onnxruntime-gpu"] <= newest and pins["onnxruntime-gpu"].major == newest.major
+    assert pins["tensorrt"].major == 10, "this ONNX Runtime loads libnvinfer.so.10"
+    assert lines[0].extras == {"cuda", "cudnn"}
+    libraries = ("nvidia-cuda-runtime", "nvidia-cuda-nvrtc", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cufft")
+    assert all(name in PINS for name in (*libraries, "nvidia-curand"))
+    assert PINS["nvidia-cuda-runtime"].startswith("13."), "and libcudart.so.13"
+    (run,) = [rest for keyword, rest in stages(ROBOT)["robot-gpu"] if keyword == "RUN" and "requirements-gpu" in rest]
+    gone, taken = run.index("uninstall --yes onnxruntime "), run.index("-r docker/requirements-gpu.txt")
+    assert gone < taken and "-c .venv/.setup/constraints.txt" in run, "both packages fill one folder"
+    assert "onnxruntime-gpu" not in str(stages(ROBOT)["robot"])
+
+
+def test_the_gpu_service_asks_for_its_provider():
+    commands = {name: service["command"] for name, service in yaml.safe_load(COMPOSE)["services"].items()}
+    assert "provider:=cuda" in map(with_defaults, commands["robot-gpu"])
+    assert not [word for name in ("robot", "sim") for word in commands[name] if word.startswith("provider:=")]
 
 
 def test_the_images_take_known_extras_and_a_known_ros():

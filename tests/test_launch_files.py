@@ -159,13 +159,33 @@ def test_defaults(prefix):
     bundle = str(share / "checkpoints/metaworld-mini")
     arguments, _, parameters = told[POLICY]
     assert arguments[:3] == ["--ros-args", "-r", "__node:=policy"]
-    assert parameters == {"bundle": bundle, "runtime": "onnxruntime", "delay": 0.0, "use_sim_time": True}
+    assert parameters == {
+        "bundle": bundle,
+        "runtime": "onnxruntime",
+        "provider": "cpu",
+        "delay": 0.0,
+        "use_sim_time": True,
+    }
     arguments, environment, parameters = told[ROBOT]
     assert arguments[:3] == ["--ros-args", "-r", "__node:=metaworld"]
     wanted = {"task": "reach-v3", "mode": "lockstep", "video_dir": "", "contract": f"{bundle}/contract.yaml"}
     assert parameters == {**wanted, "use_sim_time": False}
     assert environment["ROS_DOMAIN_ID"] == "0" and environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
     assert environment["FASTRTPS_DEFAULT_PROFILES_FILE"] == str(share / "config/fastdds.xml")
+    assert running.interrupt() == 0
+
+
+@pytest.mark.parametrize("robot", ["metaworld", "piper", "piper_mujoco"])
+def test_every_robot_has_a_default_bundle_that_is_shipped(prefix, robot):
+    robot_labels = {"piper": EMULATED, "piper_mujoco": ("piper_mujoco_node-1", POLICY)}
+    labels = robot_labels.get(robot, (ROBOT, POLICY))
+    shipped = {"ALAM_CHECKPOINTS": str(ROOT / "checkpoints")}
+    running, told = door(prefix, f"robot:={robot}", "emulate:=true", labels=labels, **shipped)
+    bundle = Path(told[labels[-1]][2]["bundle"])
+    assert (bundle / "card.yaml").is_file()
+    assert yaml.safe_load((bundle / "contract.yaml").read_text())["robot"] == robot.partition("_")[0]
+    contracts = [given["contract"] for _, _, given in told.values() if "contract" in given]
+    assert contracts == [f"{bundle}/contract.yaml"]
     assert running.interrupt() == 0
 
 
@@ -234,6 +254,24 @@ def test_what_ends_the_launch_of_the_arm(prefix, label, number):
     os.kill(running.pid_of(label), number)
     assert running.end() == 1
     assert running.text.count("process started") == len(EMULATED)
+
+
+@pytest.mark.parametrize("label", [EMULATED[1], EMULATED[2], EMULATED[4]])
+def test_one_whose_device_is_away_when_it_is_started_again_is_tried_until_it_is_back(prefix, label):
+    """Exit code 2 at the first start ends the launch (above); of one that has run before it does not."""
+    running, _ = door(prefix, "robot:=piper", "emulate:=true", "bundle:=/b", labels=EMULATED)
+
+    def life(number):
+        until(lambda: running.text.count(f"[{label}] TOLD") == number, f"life {number} of {label}")
+        return [int(line.rpartition("[")[2].rstrip("]")) for line in running.lines if f"[{label}]: process st" in line]
+
+    os.kill(life(1)[-1], signal.SIGKILL)
+    for number in (2, 3):
+        os.kill(life(number)[-1], signal.SIGUSR1)
+    assert len(life(4)) == 4 and running.process.poll() is None
+    others = len(EMULATED) - 1
+    assert running.text.count("process started") == others + 4, "nobody else was started again"
+    assert running.interrupt() == 0
 
 
 def test_arguments_and_the_users_own_environment_win(prefix):

@@ -16,8 +16,6 @@ from alam_common.graph import Graph
 from alam_common.task_client_node import TaskClient
 
 pytestmark = [pytest.mark.ros, pytest.mark.sim]
-ROOT = Path(__file__).resolve().parent.parent
-BUNDLE = ROOT / "checkpoints/piper-practice"
 PATIENCE_S = 120.0  # a loaded machine is slow; nothing here waits longer than it must
 
 
@@ -25,7 +23,7 @@ class Operator:
     """A launched graph with a client that listens, calls services and runs a task meanwhile. A context manager."""
 
     def __init__(self, folder: Path, **arguments: str) -> None:
-        self.graph = Graph({"bundle": str(BUNDLE), **arguments}, folder / "graph.log")
+        self.graph = Graph(arguments, folder / "graph.log")  # without bundle:=, as the README has it
         self.client = TaskClient("test_operator", self.graph.failure)
         self.attempt = None
         self._task: threading.Thread | None = None

@@ -15,10 +15,18 @@ RUNTIMES = ("onnxruntime",)
 FILES = ("prefix.onnx", "step.onnx", "contract.yaml")
 
 
-def load_policy(bundle: Path | str, runtime: str = "onnxruntime", threads: int = 2, steps: int | None = None) -> Policy:
-    """bundle folder -> policy; threads [1] of the inference library, steps of Eq. 15 (None: the bundle's own).
+def load_policy(
+    bundle: Path | str,
+    runtime: str = "onnxruntime",
+    threads: int = 2,
+    steps: int | None = None,
+    provider: str = "cpu",
+) -> Policy:
+    """bundle folder -> policy; threads [1] of the inference library, steps of Eq. 15 (None: the bundle's own),
+    provider: where ONNX Runtime computes (a key of `onnx.PROVIDERS`).
 
-    Raises ValueError for a missing, damaged or foreign file, an unknown runtime, or one that is not installed."""
+    Raises ValueError for a missing, damaged or foreign file, an unknown runtime or provider, or one that is not
+    installed."""
     bundle = Path(bundle)
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime: wanted one of {RUNTIMES}, got {runtime!r}")
@@ -40,7 +48,7 @@ def load_policy(bundle: Path | str, runtime: str = "onnxruntime", threads: int =
             raise ValueError(f"bundle {bundle}: contract.yaml: wanted a policy's contract with {field!r}, got none")
     from alam_models.runtime.onnx import OnnxBackend
 
-    backend = OnnxBackend(bundle, contract.roles, threads)
+    backend = OnnxBackend(bundle, contract.roles, threads, provider)
     policy_id = f"{bundle.resolve().name}@{card['sha256']['step.onnx'][:8]}"
     return Policy(backend, contract, policy_id, steps or int(card["steps"]), int(card["replan"]))
 

@@ -19,6 +19,7 @@ from alam_cameras.stream import Source, Stream
 from alam_common import topics
 from alam_common.base_node import Diagnostics, claim, declare, publisher, refuse_twin, run_node
 from alam_common.convert import fill_image, fill_stamp
+from alam_common.cores_io import leave_loop_core
 from alam_common.diagnostics import ERROR, OK, WARN, Durations, Rate, Status
 from alam_common.refusal import Refusal
 
@@ -224,6 +225,7 @@ class CameraNode(LifecycleNode):
             "image_age_s": f"{self._rate.age_s(now):.2f}",
             "images": str(self._rate.count),
             "frames_dropped": str(stream.dropped),
+            "frames_repeated": str(stream.repeated),
             "latency_p50_ms": f"{self._latency.percentile_ms(50):.1f}",
             "latency_p99_ms": f"{self._latency.percentile_ms(99):.1f}",
             "losses": str(recovery.losses),
@@ -256,6 +258,7 @@ class CameraNode(LifecycleNode):
 
 
 def main() -> None:
+    leave_loop_core()  # before there are other threads, which inherit it
     name = next((a.split(":=")[1] for a in sys.argv if a.startswith("__node:=")), "camera")
     sys.exit(run_node(name, lambda: CameraNode(name)))
 

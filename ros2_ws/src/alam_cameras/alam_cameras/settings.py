@@ -11,15 +11,17 @@ PARAMETERS = (
     Parameter("serial", "", "serial number of the RealSense", form="number, empty: the only one"),
     Parameter("playback_file", "", "source realsense: a recording in place of a device", form="path of a .db3 file"),
     Parameter("path", "", "source opencv: V4L2 device or video file", form="path"),
-    Parameter("width", 640, "of the colour image [px]", low=64, high=4096),
-    Parameter("height", 480, "of the colour image [px]", low=64, high=4096),
-    Parameter("fps", 30, "images a second [Hz]", low=1, high=120),
-    Parameter("exposure", 0, "exposure time [us]; 0: automatic", low=0, high=200000),
-    Parameter("white_balance", 0, "colour temperature [K]; 0: automatic", low=0, high=10000),
-    Parameter("power_line", 50, "frequency of the mains that lamps flicker with [Hz]; 0: ignore", low=0, high=60),
-    Parameter("stamp_offset", 0.0, "added to every stamp [s]; tools/camera_offset.py measures it", low=-1.0, high=1.0),
-    Parameter("phase", 0.0, "source software: captures this long after whole periods [s]", low=0.0, high=0.1),
-    Parameter("timeout", 0.5, "without an image for this long the stream is restarted [s]", low=0.1, high=10.0),
+    Parameter("width", 640, "of the colour image", unit="px", low=64, high=4096),
+    Parameter("height", 480, "of the colour image", unit="px", low=64, high=4096),
+    Parameter("fps", 30, "images a second", unit="Hz", low=1, high=120),
+    Parameter("exposure", 0, "exposure time; 0: automatic", unit="us", low=0, high=200000),
+    Parameter("white_balance", 0, "colour temperature; 0: automatic", unit="K", low=0, high=10000),
+    Parameter("power_line", 50, "frequency of the mains that lamps flicker with; 0: ignore", unit="Hz", low=0, high=60),
+    Parameter(
+        "stamp_offset", 0.0, "added to every stamp; tools/camera_offset.py measures it", unit="s", low=-1.0, high=1.0
+    ),
+    Parameter("phase", 0.0, "source software: captures this long after whole periods", unit="s", low=0.0, high=0.1),
+    Parameter("timeout", 0.5, "without an image for this long the stream is restarted", unit="s", low=0.1, high=10.0),
     Parameter("autostart", True, "configure and activate at start; false: wait for lifecycle commands"),
 )
 PUBLISHED = (*IMAGES.values(), *CAMERA_INFOS.values(), DIAGNOSTICS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -46,7 +47,9 @@ class Stream:
         self.streaming = False  # opened; not yet proven by a frame
         self.why = ""  # what is wrong; empty when frames come
         self.dropped = 0  # gaps in the running numbers of frames, within a stream
-        self._number: int | None = None
+        self.repeated = 0  # frames that were no new ones
+        self._number: int | None = None  # of the last frame; anew with each stream
+        self._stamp_s = -math.inf  # of the last frame of any stream
 
     def step(self) -> Frame | None:
         """-> the next frame; None when none came in time or the source is in trouble, of which `why` tells."""
@@ -54,13 +57,13 @@ class Stream:
             if not self.streaming and not self._open():
                 return None
             frame = self.source.read(WAIT_S)
-            if frame is not None:
-                self._count(frame.number)
+            if frame is not None and self._is_new(frame):
                 self.recovery.frame(self._clock())
                 self.why = ""
-            elif self.recovery.late(self._clock()):
-                raise Gone(f"no image for {self._timeout_s:.1f} s")
-            return frame
+                return frame
+            if self.recovery.late(self._clock()):
+                raise Gone(f"no {'new ' if frame is not None else ''}image for {self._timeout_s:.1f} s")
+            return None
         except (Gone, ValueError, RuntimeError) as error:  # RuntimeError: how libraries say that a device vanished
             self._fail(str(error))
             return None
@@ -84,10 +87,16 @@ class Stream:
         self.recovery.started(self._clock())
         return True
 
-    def _count(self, number: int) -> None:
-        if self._number is not None and number > self._number + 1:
-            self.dropped += number - self._number - 1
-        self._number = number
+    def _is_new(self, frame: Frame) -> bool:
+        """A frame with the number or the stamp of the last one says no more than none: a device may hang so."""
+        number, stamp_s = self._number, self._stamp_s
+        self._number, self._stamp_s = frame.number, frame.stamp_s
+        if frame.number == number or frame.stamp_s == stamp_s:
+            self.repeated += 1
+            return False
+        if number is not None:
+            self.dropped += max(0, frame.number - number - 1)
+        return True
 
     def _fail(self, sentence: str) -> None:
         self.stop()

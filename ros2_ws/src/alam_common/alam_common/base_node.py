@@ -27,6 +27,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 
+from alam_common.cores_io import cores_in_words
 from alam_common.diagnostics import Status
 from alam_common.parameters import Parameter
 from alam_common.refusal import Refusal
@@ -128,7 +129,7 @@ def _twin(name: str) -> Refusal:
 
 
 class Diagnostics:
-    """Publishes a node's Status at 1 Hz of wall time, and at once when asked to."""
+    """Publishes a node's Status, and the cores it may use, at 1 Hz of wall time and at once when asked to."""
 
     def __init__(self, node: Node, hardware_id: str, status: Callable[[float], Status]) -> None:
         """status: called with time.monotonic() [s]."""
@@ -140,6 +141,7 @@ class Diagnostics:
 
     def publish(self) -> None:
         status = self._status(time.monotonic())
+        values = {**status.values, "cpus": cores_in_words(os.sched_getaffinity(0))}
         message = DiagnosticArray()
         message.header.stamp = self._clock.now().to_msg()
         message.status = [
@@ -148,7 +150,7 @@ class Diagnostics:
                 name=self._node.get_name(),
                 message=status.message,
                 hardware_id=self._hardware_id,
-                values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
+                values=[KeyValue(key=key, value=value) for key, value in values.items()],
             )
         ]
         self._publisher.publish(message)

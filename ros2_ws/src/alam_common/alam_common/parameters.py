@@ -1,13 +1,15 @@
-"""ROS parameters as data: each has a type, a bound and a description, and its row in the package README."""
+"""ROS parameters as data: each has a type, a unit, a bound and a description, and its row in the package README."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One ROS parameter. Numbers have `low` and `high`; text has `choices` or `form` (what it must look like)."""
+    """One ROS parameter. Numbers have `low`, `high` and a `unit` ("1": a count or a ratio); text has `choices` or
+    `form` (what it must look like)."""
 
     name: str
     default: bool | int | float | str
@@ -16,6 +18,7 @@ class Parameter:
     high: float | None = None
     choices: tuple[str, ...] = ()
     form: str = ""
+    unit: str = ""
 
     def __post_init__(self) -> None:
         if not self.description:
@@ -23,8 +26,8 @@ class Parameter:
         if isinstance(self.default, str):
             if not (self.choices or self.form):
                 raise ValueError(f"parameter {self.name}: wanted choices or a form")
-        elif not isinstance(self.default, bool) and (self.low is None or self.high is None):
-            raise ValueError(f"parameter {self.name}: wanted a low and a high bound")
+        elif not isinstance(self.default, bool) and (self.low is None or self.high is None or not self.unit):
+            raise ValueError(f"parameter {self.name}: wanted a low and a high bound and a unit")
         self.check(self.default)
 
     @property
@@ -38,7 +41,7 @@ class Parameter:
             return "true or false"
         if isinstance(self.default, str):
             return ", ".join(f"`{choice}`" for choice in self.choices) or self.form
-        return f"{self.low:g} to {self.high:g}"
+        return f"{self.low:.10g} to {self.high:.10g}"
 
     def check(self, value: object) -> None:
         """Raises ValueError, naming what was wanted and what was got, when the value does not fit."""
@@ -51,7 +54,15 @@ class Parameter:
             raise ValueError(f"parameter {self.name}: wanted {self.type}, {self.bound}; got {value!r}")
 
     def row(self) -> str:
-        """-> the Markdown row that the package README carries for this parameter."""
+        """-> the Markdown row of this parameter, below HEADER."""
         default = f"`{str(self.default).lower() if isinstance(self.default, bool) else self.default}`"
         default = default if self.default != "" else "empty"
-        return f"| `{self.name}` | {self.type} | {default} | {self.bound} | {self.description} |"
+        return f"| `{self.name}` | {self.type} | {default} | {self.unit or '-'} | {self.bound} | {self.description} |"
+
+
+HEADER = "| parameter | type | default | unit | bound | what |\n|---|---|---|---|---|---|"
+
+
+def parameter_table(parameters: Sequence[Parameter]) -> str:
+    """-> a Markdown table, one row a parameter."""
+    return "\n".join([HEADER, *(parameter.row() for parameter in parameters)])

@@ -20,6 +20,7 @@ from std_msgs.msg import String
 from alam_common import topics
 from alam_common.base_node import Diagnostics, declare, publisher, refuse_twin, run_node, subscribe
 from alam_common.convert import fill_chunk, fill_latents, read_image, read_state, stamp_ns
+from alam_common.cores_io import leave_loop_core
 from alam_common.diagnostics import OK, Status
 from alam_common.refusal import Refusal
 from alam_policy.server import STATE_STREAM, Answer, PolicyServer, Proprioception
@@ -73,7 +74,7 @@ class PolicyNode(LifecycleNode):
         try:
             from alam_models.runtime import Observation, load_policy
 
-            self._policy = load_policy(bundle, values["runtime"], values["threads"], steps)
+            self._policy = load_policy(bundle, values["runtime"], values["threads"], steps, values["provider"])
             warm_up_s = self._policy.warm_up()
         except Exception as error:  # rclpy would swallow it and say nothing but "failed"
             self._refused = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -167,6 +168,7 @@ def _queued(topic: topics.Topic) -> topics.Topic:
 
 
 def main() -> None:
+    leave_loop_core()  # before there are other threads, which inherit it
     sys.exit(run_node("policy", PolicyNode))
 
 

@@ -33,6 +33,7 @@ PARAMETERS = (
         "replan",
         0,
         "actions executed of each chunk in lockstep; 0: as card.yaml beside `contract` says",
+        unit="1",
         low=0,
         high=1000,
     ),
@@ -49,12 +50,13 @@ PARAMETERS = (
         form="path, empty: none",
     ),
     Parameter(
-        "hold_after", 1.0, "wall time [s] without a chunk after which lockstep reports a hold", low=0.1, high=60.0
+        "hold_after", 1.0, "wall time without a chunk after which lockstep reports a hold", unit="s", low=0.1, high=60.0
     ),
     Parameter(
         "policy_timeout",
         60.0,
-        "wall time [s] without a usable chunk after which an episode is given up",
+        "wall time without a usable chunk after which an episode is given up",
+        unit="s",
         low=1.0,
         high=3600.0,
     ),
