@@ -1,6 +1,8 @@
 """The process that owns the arm, and the memory that it shares."""
 
 import json
+import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -29,6 +31,53 @@ def test_a_reader_gets_every_row_once_in_order_until_it_is_too_late(bursts):
 
 def test_cameras_that_were_never_seen_are_infinitely_old():
     assert (SharedArm().camera_stamps == -np.inf).all()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=40))))
+def test_each_stop_is_said_once_in_order(steps):
+    node, asked = SharedArm(), []
+    loop = SharedArm(node.fd)
+    for reads, reason in steps:
+        if reads or len(asked) == 8:
+            assert loop.stop_asked() == (asked.pop(0) if asked else "")
+        number = node.ask_stop(reason)
+        asked.append(reason)
+        assert not node.stop_taken(number)
+    for reason in asked:
+        assert loop.stop_asked() == reason
+    assert loop.stop_asked() == "" and node.count(COMMANDS) == 0 and (node.camera_stamps == -np.inf).all()
+    assert not steps or node.stop_taken(number)
+
+
+def test_a_flood_of_stops_from_many_threads_still_stops():
+    node = SharedArm()
+    loop = SharedArm(node.fd)
+    threads = [
+        threading.Thread(target=node.ask_stop, args=(f"reason {number} {'long ' * 99}",)) for number in range(50)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    said = list(iter(loop.stop_asked, ""))
+    assert len(said) == len(set(said)) == 8 and all(text.startswith("reason ") and len(text) == 256 for text in said)
+    assert node.stop_taken(50)
+    node.ask_stop("")
+    assert loop.stop_asked(), "a stop without a reason is a stop"
+
+
+def test_asking_whether_to_stop_makes_nothing():
+    shared = SharedArm()
+    shared.stop_asked()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        for _ in range(1000):
+            shared.stop_asked()
+        assert tracemalloc.get_traced_memory()[1] - before < 200
+    finally:
+        tracemalloc.stop()
 
 
 def client(channel):

@@ -60,7 +60,7 @@ def test_a_silent_bus_and_a_second_sender_are_red():
 
 
 @pytest.mark.parametrize(
-    ("version", "colour"), [("", RED), ("S-V1.5-9", RED), ("hello", YELLOW), ("S-V1.6-3", GREEN), ("S-V1.10-0", GREEN)]
+    ("version", "colour"), [("", RED), ("S-V1.5-9", RED), ("hello", RED), ("S-V1.6-3", GREEN), ("S-V1.10-0", GREEN)]
 )
 def test_firmware(version, colour):
     assert check.firmware(version).colour == colour
@@ -74,7 +74,7 @@ def test_arm_state_posture_and_health():
     assert check.arm_state(0, False, off, ("motor 2: stalled",)).colour == RED
     hot = check.arm_state(0xF, False, off, ("motor 3: motor over-temperature",))
     assert hot.colour == RED and "over-temperature: a motor" in hot.found and "motor 3" in hot.found
-    assert "status code B" in check.arm_state(0xB, False, off, ()).found
+    assert "status code 1A" in check.arm_state(0x1A, False, off, ()).found
     assert check.arm_state(0, False, (True, *off[1:]), ()).colour == YELLOW
     assert check.posture([0.0, -0.04], [-1, 0], [1, 1]).colour == GREEN
     outside = check.posture([0.0, -0.06], [-1, 0], [1, 1])

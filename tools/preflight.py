@@ -69,7 +69,7 @@ def bus_and_arm(channel: str, emulated: bool) -> list[Finding]:
             if version := sdk.firmware():
                 break
         findings.append(check.firmware(version))
-        state, control, teach = sdk.status
+        state, control, teach, _ = sdk.status
         teaching, feedback = teach == 1 or control == 2, sdk.feedback
         if feedback is None:
             return [*findings, check.arm_state(state, teaching, (), ())]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from alam_piper.arm import firmware_objection
 from alam_piper.driver import STATES, WAITS
 
 GREEN, YELLOW, RED = "green", "yellow", "red"
@@ -15,7 +16,6 @@ FAST_HZ, FEEDBACK_IDS = 200.0, (0x2A1, 0x2A5, 0x2A6, 0x2A7)
 COMMAND_IDS = (*range(0x150, 0x160), 0x470, 0x471)
 HOT_MOTOR_C, HOT_DRIVER_C = 60.0, 70.0
 LOW_V, HIGH_V = 20.0, 30.0  # the arm is fed with 24 V
-DH_FIRMWARE = (1, 6, 3)  # from here on the kinematics of arm.py hold
 WAKE_GOAL_MS = 0.5
 FREE_GIB = 20.0  # about ten minutes of two cameras as lossless video, and room to spare
 WRITE_MB_S = 60.0  # two raw 640x480x30 streams
@@ -85,14 +85,10 @@ def traffic(arrivals: Sequence[tuple[float, int]], seconds: float) -> list[Findi
 
 def firmware(version: str) -> Finding:
     """version as the arm tells it, "S-Vx.y-z"; "" when it did not answer."""
-    digits = version.removeprefix("S-V").replace("-", ".").split(".")
     if not version:
         return Finding("firmware", RED, "no answer", "is the arm on, and not in leader mode?")
-    if len(digits) != 3 or not all(part.isdigit() for part in digits):
-        return Finding("firmware", YELLOW, f"{version}: not of the form S-Vx.y-z", "compare with the vendor's list")
-    if tuple(map(int, digits)) < DH_FIRMWARE:
-        do = "update it: with older ones joints 2 and 3 have another zero, and the gate's kinematics do not hold"
-        return Finding("firmware", RED, version, do)
+    if objection := firmware_objection(version):
+        return Finding("firmware", RED, version, objection.removeprefix("firmware: "))
     return Finding("firmware", GREEN, version)
 
 

@@ -131,7 +131,7 @@ class ArmExecutor:
     def tick(self, now: float, sensed: Sensed) -> Passed | None:
         """One period; now [robot s] -> what goes to the bus; None: nothing (disabled, or the gate refused even a
         stop)."""
-        self._take_requests()
+        self.take_requests()
         gate, trajectory = self.gate, self.trajectory
         if gate.mode != STOPPED and (reason := gate.stop_reason(sensed, now)):
             gate.change("stop", reason)
@@ -189,7 +189,7 @@ class ArmExecutor:
 
     # Helpers
 
-    def _take_requests(self) -> None:
+    def take_requests(self) -> None:
         while self._requests:
             event, reason = self._requests.popleft()
             if event == "forget":

@@ -36,6 +36,8 @@ DH_OFFSET = np.radians([0.0, -172.22, -102.78, 0.0, 0.0, 0.0])
 FINGER_OFFSET_M = 0.135  # from the frame of link 6 to that of the fingers, along its z axis
 FINGER_TRAVEL_M = 0.035  # of each of the two fingers
 
+DH_FIRMWARE = (1, 6, 3)  # from here on joints 2 and 3 have the zero of DH_OFFSET
+
 CONTROL_RATE_HZ = 30.0  # of a policy's actions; the bus gets 200 Hz
 
 
@@ -49,3 +51,15 @@ def piper_contract() -> Contract:
     )
     cameras = (Camera("third_person", 640, 480, 96, 96), Camera("wrist", 640, 480, 64, 64))
     return Contract("piper", channels, channels, CONTROL_RATE_HZ, cameras)
+
+
+def firmware_objection(version: str) -> str:
+    """version as the arm tells it, "S-Vx.y-z" -> why it must not be moved with it; "" when it may."""
+    digits = version.removeprefix("S-V").replace("-", ".").split(".")
+    if not version:
+        return "the arm has not told its firmware yet: ask again in a few seconds; is it on, and not in leader mode?"
+    if len(digits) != 3 or not all(part.isdigit() for part in digits):
+        return f"firmware: wanted a version of the form S-Vx.y-z, got {version}"
+    if tuple(map(int, digits)) < DH_FIRMWARE:
+        return f"firmware: wanted S-V1.6-3 or newer, got {version}: its joints 2 and 3 have another zero; update it"
+    return ""

@@ -30,10 +30,12 @@ from alam_piper.loop_io import Histogram, RealTimeLoop, prioritise_others
 from alam_piper.sdk_io import Feedback, SdkBus
 from alam_piper.shared_io import COMMANDS, FEEDBACK, SharedArm
 from alam_piper.snapshot import Snapshot
+from alam_piper.stop_input_io import StopInput
 
 PERIOD_S = 0.005
 RETRY_S = 0.3  # between two attempts to open the bus again
-FIRMWARE_S = 2.0  # between two questions for the firmware
+WATCH_S = 0.1  # between two looks at the bus and the loop
+STILL_LOOKS = 10  # in a row at a loop that does not go on: it hangs
 HELPERS_PRIORITY = 40  # of this process' other threads, below the loop's
 BRAKE_S = 1.0  # the longest brake from full speed
 CLAIM_S = 3.0  # how long one before it may take to brake and end
@@ -41,7 +43,8 @@ AGE_BIN = 100  # command ages reach seconds: bins of 1 ms
 
 
 class ArmProcess:
-    """settings: the parameters of `settings.PARAMETERS` by name. Public methods are what the node may ask for."""
+    """settings: the parameters of `settings.PARAMETERS` by name. Public methods are what the node may ask for; those
+    that a person asks for answer "" or why not."""
 
     def __init__(self, settings: Mapping[str, Any], shared: SharedArm) -> None:
         self._settings, self._shared = settings, shared
@@ -61,12 +64,12 @@ class ArmProcess:
             settings["mit_kd"],
             settings["park_speed"],
         )
+        self._stop_input: StopInput | None = None
         self._driver = PiperDriver(self._executor, driver, self._hardware_stop)
         self._roles = arm.piper_contract().roles
         self._loop = RealTimeLoop(self._tick, PERIOD_S, settings["priority"], settings["cpu"])
         self._warnings: list[str] = []
         self._command_age, self._to_bus = Histogram(), Histogram()
-        self._firmware = ""
         self._accepted = 0
         self._missed_feedback = 0
         self._feedback_stamp = math.nan
@@ -75,8 +78,10 @@ class ArmProcess:
         self._over = threading.Event()
 
     def open(self) -> str:
-        """Open the bus -> "" or why that cannot be."""
+        """Open the bus and the hardware stop -> "" or why that cannot be."""
         try:
+            if path := self._settings["hardware_stop"]:
+                self._stop_input = StopInput(path)
             self._lock = _claim(self._settings["can_channel"])
             self._driver.bus = self._connect()
         except ValueError as error:
@@ -116,23 +121,17 @@ class ArmProcess:
     def task(self, runs: bool) -> None:
         self._executor.task(runs)
 
-    def stop(self, reason: str) -> None:
-        self._executor.stop(reason)
+    def home(self) -> str:
+        return self._driver.home()
 
-    def home(self) -> None:
-        self._executor.move_to(arm.HOME, self._settings["park_speed"])
+    def enable(self) -> str:
+        return self._driver.enable()
 
-    def enable(self) -> None:
-        self._driver.enable()
+    def disable(self) -> str:
+        return self._driver.disable()
 
-    def disable(self) -> None:
-        self._driver.disable()
-
-    def reset(self) -> bool:
-        """-> whether the arm's own error is cleared by it, which takes its power."""
-        sags = self._driver.reset_sags
-        self._driver.reset()
-        return sags
+    def reset(self) -> str:
+        return self._driver.reset()
 
     def snapshot(self, figures: bool = False) -> Snapshot:
         self._loop.wait_for_gap()
@@ -145,9 +144,9 @@ class ArmProcess:
             executor.reason,
             driver.phase,
             driver.answer,
-            driver.faults,
+            (*driver.faults, *driver.waits),
             driver.leader,
-            self._firmware,
+            driver.firmware,
             executor.moving_itself,
             commanded,
             executor.observation_time,
@@ -159,6 +158,7 @@ class ArmProcess:
             none if feedback is None else feedback.voltage,
             self._figures() if figures else {},
             self._failure,
+            driver.reset_sags,
         )
 
     # The loop's thread
@@ -168,6 +168,8 @@ class ArmProcess:
         stamps = self._shared.camera_stamps
         for index, role in enumerate(self._roles):
             driver.camera_stamps[role] = float(stamps[index])
+        if reason := self._shared.stop_asked():
+            executor.stop(reason)
         driver.tick(now)
         if driver.passed is not None:
             self._to_bus.add(time.monotonic() - now)  # from the deadline: waking, deciding and sending
@@ -190,21 +192,22 @@ class ArmProcess:
         self._shared.put(FEEDBACK, feedback.stamp_s, feedback.position, feedback.velocity, feedback.effort)
 
     def _keep_bus(self) -> None:
-        """Ask for the firmware until it is known; open a lost bus again, as often as it takes."""
+        """Open a lost bus again, as often as it takes; see that the loop goes on."""
         try:
-            asked = 0.0
-            while not self._over.wait(RETRY_S / 3):
-                bus, now = self._driver.bus, time.monotonic()
-                if bus is None or bus.check():
-                    self._reopen(bus)
-                elif not self._firmware and (version := bus.firmware()):
-                    self._firmware = version
-                    _say(f"firmware {version} on {self._settings['can_channel']}")
-                elif not self._firmware and now - asked > FIRMWARE_S:
-                    asked = now
-                    bus.ask_firmware()
+            told, ticks, still = "", -1, 0
+            while not self._over.wait(WATCH_S):
                 if self._loop.error is not None:
                     raise self._loop.error
+                still = still + 1 if self._loop.figures.wake.count == ticks else 0
+                ticks = self._loop.figures.wake.count
+                if still >= STILL_LOOKS:
+                    raise RuntimeError(f"the control loop has stood still for {STILL_LOOKS * WATCH_S:.0f} s")
+                bus = self._driver.bus
+                if bus is None or bus.check():
+                    self._reopen(bus)
+                elif self._driver.firmware != told:
+                    told = self._driver.firmware
+                    _say(f"firmware {told} on {self._settings['can_channel']}")
         except BaseException as error:  # the node looks at it, and ends
             self._failure = f"the control process failed: {type(error).__name__}: {error}"
 
@@ -212,6 +215,7 @@ class ArmProcess:
         if bus is not None:
             _say(f"{bus.check()}; opening it again until it is there")
             self._driver.bus = None
+            self._over.wait(2 * PERIOD_S)  # until the loop has let it go
             bus.close()
         self._over.wait(RETRY_S)
         try:
@@ -233,14 +237,7 @@ class ArmProcess:
             prioritise_others(HELPERS_PRIORITY)
 
     def _hardware_stop(self) -> str:
-        path = self._settings["hardware_stop"]
-        if not path:
-            return ""
-        try:
-            with open(path, encoding="ascii") as file:
-                return "" if file.read(1) == "1" else f"the hardware stop is pressed ({path})"
-        except OSError as error:
-            return f"the hardware stop cannot be read ({path}: {error.strerror})"
+        return self._stop_input.pressed() if self._stop_input is not None else ""
 
     def _figures(self) -> dict[str, str]:
         executor, loop, bus = self._executor, self._loop.figures, self._driver.bus
@@ -261,8 +258,10 @@ class ArmProcess:
             for percent in (50, 99, 99.9):
                 values[f"{name}_p{percent:g}_ms"] = f"{histogram.percentile_ms(percent):.2f}"
             values[f"{name}_max_ms"] = f"{histogram.most_s * 1e3:.2f}"
+            values[f"{name}_histogram"] = histogram.text()
         for percent in (50, 99):
             values[f"command_age_p{percent}_ms"] = f"{self._command_age.percentile_ms(percent) * AGE_BIN:.0f}"
+        values["command_age_histogram"] = self._command_age.text(AGE_BIN)
         if bus is not None:
             values["frames_sent"] = str(bus.counters.sent)
             values["feedback_torn"] = str(bus.counters.torn)

@@ -1,6 +1,7 @@
 """A CAN bus between processes over a Unix socket, for machines without SocketCAN: python-can's interface `alam_socket`.
 
-The emulator is the hub. A frame goes to everyone but its sender; nobody hears an echo of its own, as on SocketCAN."""
+The emulator is the hub. A frame goes to everyone but its sender; nobody hears an echo of its own, as on SocketCAN.
+Filters are applied at the hub, as SocketCAN applies them in the kernel: what nobody wants wakes nobody."""
 
 from __future__ import annotations
 
@@ -11,13 +12,16 @@ import stat
 import struct
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import can
 
 _FRAME = struct.Struct("<IB8s")  # id, length, data
+_FILTER = struct.Struct("<II")  # id, mask; as many as there are, after a byte: no packet is as long as a frame
 QUEUE_BYTES = 4 * 1024 * 1024
+LONGEST_BYTES = 4096  # of a packet
 
 
 def socket_path(channel: str) -> Path:
@@ -60,6 +64,12 @@ class SocketBus(can.BusABC):
         self.channel_info = f"alam_socket {channel}"
         super().__init__(channel=channel, can_filters=can_filters)
 
+    def _apply_filters(self, filters: Any) -> None:
+        """filters: of python-can, "can_id" and "can_mask" of each; None: every frame."""
+        pairs = [_FILTER.pack(each["can_id"], each["can_mask"]) for each in filters or ({"can_id": 0, "can_mask": 0},)]
+        with suppress(OSError):  # of a bus that is down: sending and receiving say so
+            self._socket.send(b"F" + b"".join(pairs))
+
     def _recv_internal(self, timeout: float | None) -> tuple[can.Message | None, bool]:
         self._socket.settimeout(timeout)
         try:
@@ -70,7 +80,7 @@ class SocketBus(can.BusABC):
             raise can.CanOperationError(f"{self.channel_info}: {error.strerror}") from None
         if not data:
             raise can.CanOperationError(f"{self.channel_info}: the bus is down")
-        return unpack(data, time.time()), False
+        return unpack(data, time.time()), True
 
     def send(self, msg: can.Message, timeout: float | None = None) -> None:
         """At once or not at all. Raises can.CanOperationError when the bus is down or its queue is full."""
@@ -102,7 +112,7 @@ class SocketHub:
         os.chmod(channel, stat.S_IRUSR | stat.S_IWUSR)
         self._listener.listen()
         self._listener.setblocking(False)
-        self._clients: list[socket.socket] = []
+        self._clients: dict[socket.socket, list[tuple[int, int]]] = {}  # each with its filters: id, mask
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self.down = False  # bus-off: frames of both directions are lost
@@ -118,7 +128,7 @@ class SocketHub:
             client: Any = key.fileobj
             while True:
                 try:
-                    data = client.recv(_FRAME.size)
+                    data = client.recv(LONGEST_BYTES)
                 except BlockingIOError:
                     break
                 except OSError:
@@ -126,7 +136,9 @@ class SocketHub:
                 if not data:
                     self._drop(client)
                     break
-                if not self.down:
+                if len(data) != _FRAME.size:
+                    self._clients[client] = list(_FILTER.iter_unpack(data[1:]))
+                elif not self.down:
                     self._give(data, client)
                     arrived.append(unpack(data, time.time()))
         return arrived
@@ -155,12 +167,13 @@ class SocketHub:
         if self.down:
             client.close()
             return
-        self._clients.append(client)
+        self._clients[client] = [(0, 0)]
         self._selector.register(client, selectors.EVENT_READ)
 
     def _give(self, data: bytes, sender: socket.socket | None) -> None:
-        for client in list(self._clients):
-            if client is sender:
+        number = int.from_bytes(data[:4], "little")
+        for client, filters in list(self._clients.items()):
+            if client is sender or not any(number & mask == wanted & mask for wanted, mask in filters):
                 continue
             try:
                 client.send(data)
@@ -171,7 +184,7 @@ class SocketHub:
 
     def _drop(self, client: socket.socket) -> None:
         if client in self._clients:
-            self._clients.remove(client)
+            del self._clients[client]
             self._selector.unregister(client)
             client.close()
 

@@ -46,6 +46,11 @@ class Histogram:
     def count(self) -> int:
         return int(self._counts.sum())
 
+    def text(self, scale: float = 1.0) -> str:
+        """-> "edge:count ..." of the bins that are not empty; edges: the upper ones [ms], times scale."""
+        full = np.flatnonzero(self._counts)
+        return " ".join(f"{(k + 1) * BIN_S * 1e3 * scale:.4g}:{self._counts[k]}" for k in full)
+
 
 @dataclass
 class LoopFigures:

@@ -1,8 +1,8 @@
 """The arm through the vendor's SDK (piper_sdk): commands that the gate has passed go out, whole feedback comes in.
 
 What the SDK leaves to its user is done here: a bus that did not open, a send that failed and a reader that ended are
-noticed, joint feedback is taken only in whole triplets, and every connection gets an interface of its own (the SDK
-keeps one for each name for ever)."""
+noticed, joint feedback is taken only in whole triplets, frames are read by a thread that ends with the connection, and
+every connection gets an interface of its own (the SDK keeps one for each name for ever)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,12 @@ from alam_piper.units import (
 )
 
 FIRST_JOINT_FRAME, STATUS_FRAME = 0x2A5, 0x2A1
+HEARD = (  # status, joints, gripper; high-speed and low-speed news of the motors; firmware. Not the end pose.
+    *(0x2A1, 0x2A5, 0x2A6, 0x2A7, 0x2A8),
+    *range(0x251, 0x257),
+    *range(0x261, 0x267),
+    0x4AF,
+)
 TRIPLET_S = 0.003  # the three frames of one joint feedback come within this
 PLAUSIBLE_RAD_S, PLAUSIBLE_RAD = 6.0, 0.02  # twice the arm's top speed: more is a corrupted frame
 MIT_MAX_KP, MIT_MAX_KD, MIT_MAX_TORQUE = 60.0, 4.0, 7.5  # the SDK wraps a torque beyond 8 N*m around
@@ -83,13 +89,17 @@ class SdkBus:
     def __init__(self, interface: str, channel: str) -> None:
         """interface: of python-can ("socketcan", "alam_socket"). Raises ValueError when the bus cannot be opened."""
         self._where = f"{interface}:{channel}"
+        try:  # before an interface is made, which the SDK keeps for ever
+            can.Bus(interface=interface, channel=channel).shutdown()
+        except (OSError, can.CanError) as error:
+            raise ValueError(f"wanted the CAN bus {self._where}, got: {error}") from None
         self.counters = Counters()
         self.feedback: Feedback | None = None
         self.on_feedback: Callable[[Feedback], None] | None = None  # called on the reader's thread
         self.before_read: Callable[[], None] | None = None  # the same
         self.lost = ""  # why the bus is gone
         self._next_frame, self._frame_s = 0, 0.0
-        self.status = (0, 0, 0)  # codes of the newest frame 2A1: state, control, teach
+        self.status = (0, 1, 0, 0)  # codes of the newest frame 2A1: state, control, teach, errors (16 bit)
         self.status_s = 0.0  # time.monotonic() of its arrival
         self._sdk = _Interface(f"{channel}#{next(_numbers)}", judge_flag=False, can_auto_init=False)
         try:
@@ -108,15 +118,15 @@ class SdkBus:
         self._bus_receive = self._can.recv_bus.recv
         self._can.recv_bus.recv = self._receive
         self._sdk.parsed = self._on_frame
-        before = set(threading.enumerate())
-        self._sdk.ConnectPort(piper_init=False)
-        new = [thread for thread in threading.enumerate() if thread not in before]
-        self._reader = next((thread for thread in new if "ReadCan" in thread.name), None)
-        if self._reader is None:
-            self.lost = "the CAN bus is down: reading ended at once"
+        self._can.recv_bus.set_filters([{"can_id": number, "can_mask": 0x7FF} for number in HEARD])
+        self._can.send_bus.set_filters([{"can_id": 0, "can_mask": 0x7FF}])  # nobody reads what it would hear
+        # The SDK's own threads are not started: two of the three would outlive the connection.
+        self._sdk.ConnectPort(piper_init=False, start_thread=False)
+        self._reader = threading.Thread(target=self._read, name="reader", daemon=True)
+        self._reader.start()
 
     def close(self) -> None:
-        """Let the bus go. The SDK's monitor threads stay behind, asleep."""
+        """Let the bus go; its thread ends within a second."""
         self.lost = self.lost or "closed"
         self._sdk.parsed = None
         with suppress(OSError, AttributeError, can.CanError):  # of a bus that is down already
@@ -136,9 +146,10 @@ class SdkBus:
         """Ask every motor, the gripper's too, for power."""
         self._sdk.EnableArm(7)
 
-    def disable(self) -> None:
-        """Take power from every motor. An arm that is not at rest sags."""
-        self._sdk.DisableArm(7)
+    def disable(self, motors: Sequence[int] | None = None) -> None:
+        """Take power from these motors (1 to 6), or from all. An arm that is not at rest sags."""
+        for motor in (7,) if motors is None else motors:
+            self._sdk.DisableArm(motor)
 
     def drop_power_and_clear(self) -> None:
         """The vendor's reset: clears errors, and power is gone at once: the arm sags."""
@@ -175,7 +186,7 @@ class SdkBus:
 
     def check(self) -> str:
         """-> why the bus is gone, "" while it works."""
-        if not self.lost and self._reader is not None and not self._reader.is_alive():
+        if not self.lost and not self._reader.is_alive():
             self.lost = "the CAN bus is down: reading ended"
         return self.lost
 
@@ -186,6 +197,10 @@ class SdkBus:
             self.lost = self.lost or f"the CAN bus is down: {error}"
             raise
         self.counters.sent += 1
+
+    def _read(self) -> None:
+        while not self.lost:
+            self._can.ReadCanMessage()  # one frame, or none within a second
 
     def _receive(self, timeout: float | None = None) -> can.Message | None:
         """The SDK swallows a bus that goes down while it reads."""
@@ -202,7 +217,8 @@ class SdkBus:
         now = time.monotonic()
         if number == STATUS_FRAME:
             said = self._sdk.GetArmStatus().arm_status
-            self.status = int(said.arm_status), int(said.ctrl_mode), int(said.teach_status)
+            codes = said.arm_status, said.ctrl_mode, said.teach_status, said.err_code
+            self.status = int(codes[0]), int(codes[1]), int(codes[2]), int(codes[3])
             self.status_s = now
         index = number - FIRST_JOINT_FRAME
         if not 0 <= index < 3:

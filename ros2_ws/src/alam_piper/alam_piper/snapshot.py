@@ -29,3 +29,4 @@ class Snapshot:
     voltage: tuple[float, ...]
     figures: dict[str, str] = field(default_factory=dict)  # for /diagnostics
     failure: str = ""  # why the process cannot go on
+    reset_sags: bool = False  # a reset would take the arm's power now
