@@ -20,7 +20,6 @@ import rclpy
 import yaml
 from alam_msgs.action import RunTask
 from alam_msgs.msg import ArmStatus
-from ament_index_python.packages import get_package_share_directory
 from arm_memory import MemoryWatch
 from bus_watch import BusWatch, Frame, forbidden, kind, unexplained
 from diagnostic_msgs.msg import DiagnosticArray
@@ -52,7 +51,8 @@ LAST_S = 0.02  # of the last command of a process that is killed
 def without_emulator(folder: Path) -> Path:
     """-> a prefix for AMENT_PREFIX_PATH whose alam_bringup starts no emulator: the rig has one that outlives a launch
     that is killed. Everything else in it is the installed one's."""
-    share = Path(get_package_share_directory("alam_bringup"))
+    prefixes = [Path(prefix) / "share/alam_bringup" for prefix in os.environ["AMENT_PREFIX_PATH"].split(":")]
+    share = next(path for path in prefixes if path.is_dir())
     made = folder / "share/alam_bringup"
     (folder / "share/ament_index/resource_index/packages").mkdir(parents=True)
     (folder / "share/ament_index/resource_index/packages/alam_bringup").touch()
@@ -103,11 +103,13 @@ class Rig:
         self.memory = MemoryWatch(lambda: self.pids("control process"))
         self.killed: list[tuple[float, str]] = []  # time, process
         self.resets: list[float] = []  # times at which a person called /robot/reset
+        self._launched = 0.0
         self._goal: Any = None
 
     def launch(self) -> None:
         log = self._folder / f"graph-{len(self._graphs)}.log"
         arguments = {"robot": "piper", "emulate": "true", "bundle": str(self._bundle), "can": self.channel}
+        self._launched = time.monotonic()
         path = os.environ["AMENT_PREFIX_PATH"]
         os.environ["AMENT_PREFIX_PATH"] = f"{self._prefix}:{path}"
         try:
@@ -187,7 +189,10 @@ class Rig:
         assert tell(self.channel, text) == 0
 
     def mode(self) -> str:
-        return self.heard.status[-1][1].mode if self.heard.status else ""
+        """-> what the graph that was launched last has said last; "" before."""
+        if not self.heard.status or self.heard.status[-1][0] < self._launched:
+            return ""
+        return self.heard.status[-1][1].mode
 
     def moving(self) -> bool:
         """Has the bus got commands that differ, in the last half second?"""
@@ -206,9 +211,10 @@ class Rig:
         """-> a counter of the arm's diagnostics, as last heard; 0 before."""
         return int(self.heard.figures[-1][1].get(name, "0")) if self.heard.figures else 0
 
-    def broken(self, since_s: float, may: tuple[str, ...] = ()) -> list[str]:
-        """-> what went over the bus since a time and should not have, in words: frames that the gate has not passed or
-        of a kind that neither motion, mode, enable nor `may` is, broken limits, motions that begin away from the arm."""
+    def broken(self, since_s: float) -> list[str]:
+        """-> what went over the bus since a time and should not have, in words: motion that the gate has not passed,
+        frames that take power (but for a reset that a person asked for), broken limits, motions that begin away from
+        the arm."""
         frames = self.frames(since_s)
         time.sleep(0.05)  # a command is shared just after it is sent
         commands, measured = self.memory.commands(since_s - 1.0), self.memory.measured(since_s - 1.0)
@@ -216,7 +222,7 @@ class Rig:
         ends = [at for at, process in self.killed if process == "control process"]
         shared = [f for f in frames if not any(at - LAST_S < f.at_s < at + LAST_S for at in ends)]
         passed = [(row[1:8], row[8:15]) for row in commands]
-        found = forbidden(frames, may)
+        found = forbidden(frames, ("reset",))
         found += [f"reset before a person asked: {f.at_s}" for f in frames if kind(f) == "reset" and not self._asked(f)]
         found += [f"not passed by the gate: {words}" for words in unexplained(shared, passed)]
         power = powering([frame.at_s for frame in self.frames(since_s - 1.0) if kind(frame) == "enable"])
