@@ -222,6 +222,7 @@ class Rig:
         ends = [at for at, process in self.killed if process == "control process"]
         shared = [f for f in frames if not any(at - LAST_S < f.at_s < at + LAST_S for at in ends)]
         passed = [(row[1:8], row[8:15]) for row in commands]
+        assert len(passed) > 100 and len(frames) > 300, "wanted an arm that was driven and watched"
         found = forbidden(frames, ("reset",))
         found += [f"reset before a person asked: {f.at_s}" for f in frames if kind(f) == "reset" and not self._asked(f)]
         found += [f"not passed by the gate: {words}" for words in unexplained(shared, passed)]
