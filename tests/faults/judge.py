@@ -20,6 +20,7 @@ MOVES_RAD = np.radians(0.0015)  # more than the bus' rounding
 ROUNDING, GRAIN = 1e-5, 1e-11  # relative, and of a position: sums and differences of float64
 CLOSER_M = 2e-4  # by which a stop may end closer to the table or to itself than it began
 SLACK = 2e-5  # [rad], [m] beyond a position limit: rounding
+Past = tuple[np.ndarray | None, np.ndarray | None]  # last step (7,) and last change of it; None: not known
 
 
 def triplets(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
@@ -49,19 +50,25 @@ def powering(enables: Sequence[float]) -> list[tuple[float, float]]:
     return spans
 
 
-def nearest(measured: np.ndarray, at_s: float) -> np.ndarray | None:
-    """measured (M, 1 + 7...) -> positions (7,) of the feedback nearest in time; None when there is none."""
-    return None if not len(measured) else measured[np.abs(measured[:, 0] - at_s).argmin(), 1:8]
+def apart(position: np.ndarray, measured: np.ndarray, at_s: float) -> np.ndarray | None:
+    """position (7,) or (6,), measured (M, 1 + 7...) -> how far it is from the feedback of about that time; None when
+    there is none. About: an arm that falls is elsewhere a period later, and the driver knows the last feedback."""
+    if not len(measured):
+        return None
+    distance_s = np.abs(measured[:, 0] - at_s)
+    near = measured[distance_s <= max(2 * PERIOD_S, distance_s.min())]
+    gaps = np.abs(near[:, 1 : 1 + len(position)] - position)
+    return gaps[gaps[:, :6].max(1).argmin()]
 
 
-def away(position: np.ndarray, at: np.ndarray | None) -> str:
-    """Both (7,) -> how a beginning is not where the arm is measured, in words; "" when it is there."""
-    if at is None:
+def away(position: np.ndarray, measured: np.ndarray, at_s: float) -> str:
+    """-> how a motion that begins at a position (7,) does not begin where the arm is, in words; "" when it does."""
+    gap = apart(position, measured, at_s)
+    if gap is None:
         return "a motion begins where nothing was measured"
-    apart = np.abs(position - at)
-    if apart[:6].max() > AT_RAD:
-        return f"a motion begins {apart[:6].max():.3f} rad from the measured joint {int(apart[:6].argmax()) + 1}"
-    return f"a motion begins {apart[6] * 1e3:.1f} mm from the measured gripper" if apart[6] > AT_M else ""
+    if gap[:6].max() > AT_RAD:
+        return f"a motion begins {gap[:6].max():.3f} rad from the measured joint {int(gap[:6].argmax()) + 1}"
+    return f"a motion begins {gap[6] * 1e3:.1f} mm from the measured gripper" if gap[6] > AT_M else ""
 
 
 def broken_limits(
@@ -77,6 +84,7 @@ def broken_limits(
     From command to command one period passes, however late the loop woke. Motion may begin anew only after a pause or
     while power comes, and only where the arm is measured; everything else goes on from what was sent before."""
     worst: dict[str, float] = {}
+    when: dict[str, float] = {}  # [s] after the first command
     began: list[str] = []
     positions = commands[:, 1:8]
     outside = np.maximum(limits.low - positions, positions - limits.high)
@@ -86,35 +94,54 @@ def broken_limits(
     clear = clearance(geometry, positions[:, :6]) if len(commands) else np.zeros(0)
     last: np.ndarray | None = None
     last_s, floor = -np.inf, 0.0
-    history: list[np.ndarray | None] = [None, None]  # last step and last change of it; None: not known
+    pasts: list[Past] = []  # what may have been before: a motion that goes on, or one that begins anew, from rest
     for row, position, distance in zip(commands, positions, clear, strict=True):
         comes = any(first <= row[0] <= end for first, end in power)
         anew = comes or (last is not None and row[0] - last_s > PAUSE_S)
-        if anew and (words := away(position, nearest(measured, row[0]))):
+        if anew and (words := away(position, measured, row[0])):
             began.append(words)
-        step = None if last is None else position - last
-        bend = None if step is None or history[0] is None else step - history[0]
-        kick = None if bend is None or history[1] is None else bend - history[1]
-        shares = {}
-        for order, (name, value) in enumerate(zip(most, (step, bend, kick), strict=True), 1):
-            if value is not None:
-                unit = PERIOD_S**order
-                shares[name] = float(((np.abs(value) - GRAIN * 2**order) / unit / most[name]).max())
-        over = {name: share for name, share in shares.items() if share > 1 + ROUNDING}
-        if anew and (over or comes):
-            step, bend = np.zeros(7), np.zeros(7)
+        judged = [(_over(past, position, last, most), past) for past in pasts]
+        good = [past for over, past in judged if not over]
+        if judged and not good and not anew:
+            for name, share in min((over for over, _ in judged), key=lambda over: max(over.values())).items():
+                worst[name] = max(share, worst.get(name, 0.0))
+                when.setdefault(name, row[0] - commands[0, 0])
+            good = [judged[0][1]]
+        if anew or last is None:
             floor = min(0.0, float(distance))
+        elif distance < floor - CLOSER_M:
+            worst["clearance"] = max(float(-distance), worst.get("clearance", 0.0))
+            when.setdefault("clearance", row[0] - commands[0, 0])
+        floor = min(0.0, max(floor, float(distance)))
+        pasts = [_next(past, position, last) for past in good[-2:]]
+        if anew:
+            pasts = [*pasts[:1], (np.zeros(7), np.zeros(7))]
         elif last is None:
-            floor = min(0.0, float(distance))
-        else:
-            worst |= {name: max(share, worst.get(name, 0.0)) for name, share in over.items()}
-            if distance < floor - CLOSER_M:
-                worst["clearance"] = max(float(-distance), worst.get("clearance", 0.0))
-            floor = min(0.0, max(floor, float(distance)))
-        history, last, last_s = [step, bend], position, row[0]
+            pasts = [(None, None)]
+        last, last_s = position, row[0]
     units = {"position": " rad beyond", "clearance": " m too close"}
-    found = [f"{name}: {value:.3g}{units.get(name, ' of its limit')}" for name, value in worst.items()]
+    found = [
+        f"{name}: {value:.3g}{units.get(name, ' times its limit')}, first {when.get(name, 0.0):.3f} s after the first"
+        for name, value in worst.items()
+    ]
     return found + list(dict.fromkeys(began))
+
+
+def _next(past: Past, position: np.ndarray, last: np.ndarray | None) -> Past:
+    step = None if last is None else position - last
+    return step, None if step is None or past[0] is None else step - past[0]
+
+
+def _over(past: Past, position: np.ndarray, last: np.ndarray | None, most: dict[str, np.ndarray]) -> dict[str, float]:
+    """-> what the next command breaks after this past, as shares of the limits above 1."""
+    step, bend = _next(past, position, last)
+    kick = None if bend is None or past[1] is None else bend - past[1]
+    shares = {
+        name: float(((np.abs(value) - GRAIN * 2**order) / PERIOD_S**order / most[name]).max())
+        for order, (name, value) in enumerate(zip(most, (step, bend, kick), strict=True), 1)
+        if value is not None
+    }
+    return {name: share for name, share in shares.items() if share > 1 + ROUNDING}
 
 
 def jumps(times: np.ndarray, positions: np.ndarray, measured: np.ndarray) -> list[str]:
@@ -128,10 +155,10 @@ def jumps(times: np.ndarray, positions: np.ndarray, measured: np.ndarray) -> lis
         pause_s = times[k] - times[k - 1]
         if burst > pause_s / PERIOD_S / 2:
             continue
-        at = nearest(measured, times[k])
-        if at is None or np.abs(positions[k] - at[:6]).max() > AT_RAD:
-            apart = np.inf if at is None else np.abs(positions[k] - at[:6]).max()
-            found.append(f"after a pause of {pause_s:.2f} s the first command is {apart:.3f} rad from the arm")
+        gap = apart(positions[k], measured, times[k])
+        if gap is None or gap.max() > AT_RAD:
+            far = "where nothing was measured" if gap is None else f"{gap.max():.3f} rad from the arm"
+            found.append(f"after a pause of {pause_s:.2f} s the first command is {far}")
     return found
 
 

@@ -60,6 +60,12 @@ def test_a_beginning_away_from_the_arm():
     first, second = motion(), motion(GOAL, arm.HOME, at_s=20.0)
     both = np.vstack([first, second])
     assert judged(both) == []
+    other = motion(GOAL + 0.01, arm.HOME, at_s=20.0)
+    assert judged(np.vstack([first, other])) == []
+    other[100:, 1] += 0.001
+    assert any("jerk" in words for words in judged(np.vstack([first, other])))
+    near = motion(GOAL + 0.0005 * np.eye(7)[0], arm.HOME, at_s=20.0)  # so near that it could be the next step
+    assert judged(np.vstack([first, near])) == []
     measured = both.copy()
     measured[len(first) :, 3] += 0.06
     assert any("begins 0.060 rad" in words for words in judged(both, measured))
