@@ -229,7 +229,6 @@ class Rig:
         power = powering([frame.at_s for frame in self.frames(since_s - 1.0) if kind(frame) == "enable"])
         limits = piper_limits(self._speed)
         found += broken_limits(commands[commands[:, 0] >= since_s], measured, power, limits, piper_geometry())
-        import pickle; pickle.dump((commands, measured, frames, power, since_s), open(f"/tmp/w/dump-{since_s:.0f}.pkl", "wb"))
         return found + jumps(*triplets(frames), measured)
 
     def _asked(self, frame: Frame) -> bool:
