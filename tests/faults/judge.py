@@ -96,8 +96,10 @@ def broken_limits(
     last_s, floor = -np.inf, 0.0
     pasts: list[Past] = []  # what may have been before: a motion that goes on, or one that begins anew, from rest
     for row, position, distance in zip(commands, positions, clear, strict=True):
-        comes = any(first <= row[0] <= end for first, end in power)
-        anew = comes or (last is not None and row[0] - last_s > PAUSE_S)
+        span = next((span for span in power if span[0] <= row[0] <= span[1]), None)
+        # Just before the first frame that asks for power the arm may still be told to hold where it was.
+        holds = span is not None and last is not None and row[0] < span[0] + PAUSE_S and (position == last).all()
+        anew = (span is not None and not holds) or (last is not None and row[0] - last_s > PAUSE_S)
         if anew and (words := away(position, measured, row[0])):
             began.append(words)
         judged = [(_over(past, position, last, most), past) for past in pasts]

@@ -56,6 +56,17 @@ def test_a_small_jump_in_the_middle_of_a_motion():
     assert any("begins" in words for words in judged(still, motion(goal=arm.HOME - 0.5), power))
 
 
+def test_the_old_hold_ends_before_power_comes():
+    held, sagged = motion(goal=arm.HOME, duration_s=1.0), arm.HOME.copy()
+    sagged[1] += 0.4
+    follows = motion(sagged, sagged, at_s=held[-1, 0] + 0.02)
+    measured = motion(sagged, sagged)
+    power = powering([follows[0, 0] + 0.002, follows[2, 0]])
+    assert judged(np.vstack([held, follows]), measured, power) == []
+    power = powering([held[-3, 0], follows[2, 0]])
+    assert any("begins 0.400 rad" in words for words in judged(np.vstack([held, follows]), measured, power))
+
+
 def test_a_beginning_away_from_the_arm():
     first, second = motion(), motion(GOAL, arm.HOME, at_s=20.0)
     both = np.vstack([first, second])
