@@ -200,7 +200,7 @@ class PiperDriver:
         self._sent = sent.copy()
         if self.phase == READY and self._way[:6].max() > FROZEN_RAD and now - self._still_since > FROZEN_S:
             found.append("feedback is frozen: it does not change though the arm is moved")
-        leader = teach == 1 or control == 2
+        leader = teach == 1 or control in (2, 6)
         if leader:
             found.append("leader")
         others = []
