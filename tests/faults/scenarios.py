@@ -90,7 +90,7 @@ SINGLE = (
     Scenario(
         "third-person camera unplugged",
         camera("third_person", "unplug", True),
-        ("camera",),
+        ("camera third_person",),
         "goes on",
         camera("third_person", "unplug", False),
         every_run=True,
@@ -98,12 +98,12 @@ SINGLE = (
     Scenario(
         "wrist camera stalled",
         camera("wrist", "stall", True),
-        ("camera",),
+        ("camera wrist",),
         "goes on",
         camera("wrist", "stall", False),
     ),
     Scenario("policy killed", kill("policy"), ("chunk",), "goes on", every_run=True),
-    Scenario("wrist camera killed", kill("wrist camera"), ("camera",), "goes on"),
+    Scenario("wrist camera killed", kill("wrist camera"), ("camera wrist",), "goes on"),
     Scenario("driver killed", kill("driver"), ("disabled",), "enable", new_task=True),
     Scenario("control process killed", kill("control process"), ("disabled",), "enable", new_task=True),
     Scenario("launcher killed", kill("launcher"), ("shutting down", "disabled"), "launch", hold_s=2.0),
@@ -139,7 +139,7 @@ COMBINED = (
     Scenario(
         "feedback frames lost and wrist camera stalled",
         both(emulator("loss p=0.3 for=4"), camera("wrist", "stall", True)),
-        ("camera",),
+        ("camera wrist",),
         "goes on",
         camera("wrist", "stall", False),
         effect=("feedback_missed", 50),
@@ -155,7 +155,7 @@ COMBINED = (
     Scenario(
         "wrist camera killed while unplugged",
         both(camera("wrist", "unplug", True), kill("wrist camera")),
-        ("camera",),
+        ("camera wrist",),
         "goes on",
     ),
     Scenario(
