@@ -82,7 +82,7 @@ SINGLE = (
     Scenario("a brake not opened", emulator("brake motor=2 for=1"), ("brake",), "reset"),
     Scenario("a joint's driver in error", emulator("joint-error motor=5 for=1"), ("error",), "reset"),
     Scenario("motor 2 disabled", emulator("motor-off motor=2"), ("motor 2", "joint2"), "reset"),
-    Scenario("gripper's motor disabled", emulator("motor-off motor=7"), ("gripper",), RIDES),
+    Scenario("gripper's motor disabled", emulator("motor-off motor=7"), ("gripper",), "reset"),
     Scenario("power drop", emulator("power-drop for=2"), ("power", "voltage", "motor", "feedback"), "reset"),
     Scenario("leader mode", emulator("leader for=2"), ("leader", "teach"), "enable"),
     Scenario("leader mode by frame", frame(LEADER, LEAD), ("leader", "teach"), "enable", frame(LEADER, FOLLOW)),
