@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alam_models.contract import Contract
+from alam_sim.actuator import ActionActuator
 from alam_sim.metaworld_env import metaworld_contract
 
 
@@ -37,6 +38,9 @@ class FakeEnv:
         self._state[:3] += 0.01 * action[:3]
         self.steps += 1
         return self.steps >= self.solved_at
+
+    def actuator(self, max_age_s: float = float("inf")) -> ActionActuator:
+        return ActionActuator(self.contract, max_age_s)
 
     def close(self) -> None:
         self.closed = True

@@ -5,7 +5,7 @@ import pytest
 from fake_world import FakeEnv, FakePolicy
 
 from alam_control.chunk_buffer import TimedChunk
-from alam_sim.episode import Goal, LockstepEpisode, Patience, make_gate, run_episode
+from alam_sim.episode import Goal, LockstepEpisode, Patience, run_episode
 from alam_sim.realtime import RealtimeEpisode
 from alam_sim.world import World, WorldConfig
 
@@ -15,7 +15,7 @@ GOAL = Goal(7, "do it", 40)
 
 def lockstep(env=None, replan=3, start_ns=0, goal=GOAL):
     env = env or FakeEnv()
-    return LockstepEpisode(env, goal, make_gate(env.contract), start_ns, replan, Patience(0.5, 1.0, 60.0))
+    return LockstepEpisode(env, goal, env.actuator(), start_ns, replan, Patience(0.5, 1.0, 60.0))
 
 
 def answer(episode, actions=None, **changes):
@@ -98,12 +98,12 @@ def test_stop_ends_the_episode_and_disable_pauses_it():
     episode = lockstep()
     episode.given(0.0)
     episode.offer(answer(episode), names(episode), 0.0)
-    episode.gate.enable(False)
+    episode.actuator.enable(False)
     assert episode.next(0.1) == "wait"
     assert "disabled" in episode.hold_reason(0.1)
-    episode.gate.enable(True)
+    episode.actuator.enable(True)
     assert episode.next(0.2) == "step"
-    episode.gate.stop("button")
+    episode.actuator.stop("button")
     episode.step(0.2)
     assert episode.env.steps == 0
     assert episode.next(0.3) == "end"
@@ -143,7 +143,7 @@ def test_run_episode_refuses_the_wrong_env():
 
 def test_realtime_steps_with_the_wall_clock_and_holds_without_a_chunk():
     env = FakeEnv()
-    episode = RealtimeEpisode(env, GOAL, make_gate(env.contract), 0)
+    episode = RealtimeEpisode(env, GOAL, env.actuator(), 0)
     assert episode.next(100.0) == "observe"
     episode.given(100.0)
     assert episode.next(100.0) == "wait"
@@ -156,7 +156,7 @@ def test_realtime_steps_with_the_wall_clock_and_holds_without_a_chunk():
 
 def test_realtime_splices_late_chunks_and_holds_when_they_run_out():
     env = FakeEnv()
-    episode = RealtimeEpisode(env, GOAL, make_gate(env.contract), 0)
+    episode = RealtimeEpisode(env, GOAL, env.actuator(), 0)
     rows = np.tile(np.arange(8, dtype=np.float32)[:, None] / 10, (1, 4))
     now, offered = 50.0, None
     while env.steps < 12:
@@ -178,7 +178,7 @@ def test_realtime_splices_late_chunks_and_holds_when_they_run_out():
 
 def test_realtime_slips_rather_than_runs_after_a_stall():
     env = FakeEnv()
-    episode = RealtimeEpisode(env, GOAL, make_gate(env.contract), 0)
+    episode = RealtimeEpisode(env, GOAL, env.actuator(), 0)
     episode.next(0.0)
     episode.given(0.0)
     episode.next(5.0)
@@ -189,7 +189,7 @@ def test_realtime_slips_rather_than_runs_after_a_stall():
 
 def test_realtime_refuses_answers_of_another_episode():
     env = FakeEnv()
-    episode = RealtimeEpisode(env, GOAL, make_gate(env.contract), 10**9)
+    episode = RealtimeEpisode(env, GOAL, env.actuator(), 10**9)
     assert "is not of this episode" in episode.offer(answer(episode), names(episode), 0.0)
 
 
@@ -275,7 +275,7 @@ def test_cancel_and_status():
     status = world.status(0.0)
     assert status.message == "idle"
     assert "reach-v3 seed 1: no success" in status.values["last_episode"]
-    world.gate.stop("button")
+    world.actuator.stop("button")
     assert world.status(0.0).message == "holding: button"
 
 

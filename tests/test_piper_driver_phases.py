@@ -1,5 +1,7 @@
 """The driver's phases on a bus made here: what a person asks for in the wrong moment, and what the arm says."""
 
+import gc
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +25,8 @@ class Bus:
         self.at, self.motors, self.alarms = at.copy(), motors, ()
         self.feedback, self.status, self.status_s = None, (0, 1, 0, 0), 0.0
         self.lost, self.version = "", "S-V1.8-2"
-        self.gives_power = POWERED
+        self.gives_power, self.gripper_gets_power = POWERED, True
+        self.gripper, self.gripper_alarms, self.cleared = False, (), 0
         self.sent = []  # names of commands, and positions (6,)
 
     def check(self):
@@ -57,8 +60,12 @@ class Bus:
         self.sent.append(command.position[:6].copy())
         self.at = command.position.copy()
 
-    def send_gripper(self, command, effort):
-        pass
+    def send_gripper(self, command, effort, clear):
+        self.gripper, self.gripper_alarms = (
+            self.gripper or self.gripper_gets_power,
+            () if clear else self.gripper_alarms,
+        )
+        self.cleared += clear
 
 
 class World:
@@ -82,7 +89,9 @@ class World:
                 velocity=zero,
                 effort=zero,
                 motors=bus.motors,
+                gripper=bus.gripper,
                 alarms=bus.alarms,
+                gripper_alarms=bus.gripper_alarms,
             )
             self.driver.tick(self.now)
 
@@ -370,6 +379,24 @@ def test_a_reset_that_takes_the_power_says_so_before():
     assert world.commands()[-1] == "drop" and not world.driver.reset_sags
 
 
+@pytest.mark.parametrize("trouble", ["power", "alarm"])
+def test_trouble_of_the_gripper_stops_the_arm_and_a_reset_does_not_take_the_arms_power(trouble):
+    world = World().enabled()
+    assert world.bus.gripper and world.bus.cleared == 1
+    if trouble == "power":
+        world.bus.gripper = world.bus.gripper_gets_power = False
+    else:
+        world.bus.gripper_alarms = ("gripper: motor over-temperature",)
+    world.run(0.3)
+    assert world.executor.mode == "stopped" and "gripper" in world.executor.reason and not world.driver.reset_sags
+    world.bus.gripper_gets_power = True
+    assert world.driver.reset() == ""
+    world.run(0.1)
+    world.enabled()
+    world.run(0.5)
+    assert world.executor.mode == "holding" and world.bus.cleared == 2 and "drop" not in world.commands()
+
+
 def test_no_power_is_asked_for_on_the_way_to_rest():
     world = World().enabled()
     world.driver.disable()
@@ -378,3 +405,25 @@ def test_no_power_is_asked_for_on_the_way_to_rest():
     world.driver.enable()
     world.run(0.5)
     assert "on its way to rest" in world.driver.answer and not world.commands(sent) and world.speed > 0
+
+
+class Forgetful(list):
+    def append(self, each):
+        """Nothing is kept: for a count of what the driver keeps."""
+
+
+@pytest.mark.parametrize("motion", [World.enabled, World.moving])
+def test_a_period_keeps_no_memory(motion):
+    """Numbers and small arrays come and go in every period (Python cannot do without); none stays, whatever the
+    loop does, and so no collector is needed."""
+    world = motion(World())
+    world.bus.sent = Forgetful()
+    gc.collect()
+    gc.disable()
+    try:
+        world.run(2.5)
+        before = sys.getallocatedblocks()
+        world.run(25.0)
+        assert sys.getallocatedblocks() - before < 100  # of 5,000 periods
+    finally:
+        gc.enable()

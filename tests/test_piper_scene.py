@@ -6,7 +6,8 @@ from fake_world import FakeEnv, FakePolicy
 
 from alam_models.contract import prepare_frame
 from alam_piper import arm
-from alam_sim.episode import Goal, LockstepEpisode, make_gate, rest_action, run_episode
+from alam_sim.actuator import make_gate, rest_action
+from alam_sim.episode import run_episode
 from alam_sim.metaworld_env import metaworld_contract
 from alam_sim.piper_tasks import TASKS, check_task
 
@@ -115,19 +116,6 @@ def test_the_drives_are_told_no_more_than_the_arm_may_do(open_env):
     for action in (np.zeros(6), np.full(7, np.nan)):
         with pytest.raises(ValueError, match="7 finite"):
             env.step(action)
-
-
-@pytest.mark.sim
-def test_a_hold_before_the_first_chunk_keeps_the_arm_where_it_is(open_env):
-    env = open_env("insert-cube")
-    gate = make_gate(env.contract)
-    LockstepEpisode(env, Goal(2, "x", 100), gate, 0, 1)
-    start = env.state()
-    held = gate.check(None, 0.0, "no chunk yet")
-    assert held.held and np.allclose(held.action, start, atol=1e-3)
-    for _ in range(30):
-        env.step(held.action)
-    assert np.abs(env.state() - start).max() < 0.01
 
 
 @pytest.mark.sim

@@ -1,7 +1,9 @@
 """A small policy to practise with before there is a trained one: whatever it sees, it moves the arm slowly in a circle
-around its home (joints 1 and 2). Trained in about two minutes on motions made up here.
+around its home (joints 1 and 2). Trained on motions made up here: in about two minutes, or ten at the size `mini`, as
+`benchmarks/control_loop.py` does.
 
     python tools/practice_bundle.py --out checkpoints/piper-practice
+    python tools/practice_bundle.py --out runs/piper-practice-mini --size mini
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ TURN_S = 6.0  # once around
 RETURN_S = 0.8  # time constant of the way back to the circle
 OPENING_M = 0.03  # of the gripper
 HORIZON, BATCH, STEPS = 16, 64, 600
+SIZES = "small", "mini"
 
 
 def circle(state: np.ndarray, times_s: np.ndarray, home: np.ndarray) -> np.ndarray:
@@ -35,8 +39,8 @@ def circle(state: np.ndarray, times_s: np.ndarray, home: np.ndarray) -> np.ndarr
     return rows
 
 
-def make_bundle(folder: Path, seed: int = 0, steps: int = STEPS) -> Path:
-    """Train and export -> the bundle. Raises ValueError when the folder is not free."""
+def make_bundle(folder: Path, seed: int = 0, steps: int = STEPS, size: str = "small") -> Path:
+    """size: of SIZES. Train and export -> the bundle. Raises ValueError when the folder is not free."""
     import torch
     import yaml
     from tqdm import trange
@@ -51,15 +55,9 @@ def make_bundle(folder: Path, seed: int = 0, steps: int = STEPS) -> Path:
     random = np.random.default_rng(seed)
     robot = arm.piper_contract()
     width = len(robot.action)
-    config = FlowPolicyConfig(
-        width=64,
-        depth=2,
-        latent_width=8,
-        projected_width=8,
-        horizon=HORIZON,
-        state_width=width,
-        action_width=width,
-    )
+    config = FlowPolicyConfig(horizon=HORIZON, state_width=width, action_width=width)  # mini
+    if size == "small":
+        config = replace(config, width=64, depth=2, latent_width=8, projected_width=8)
     home = np.append(arm.HOME[:6], OPENING_M)
     spread = np.array([0.2, 0.1, 0.05, 0.05, 0.05, 0.05, 0.005])
     tokenizer = Tokenizer("bytes", config.text_length)
@@ -94,7 +92,7 @@ def make_bundle(folder: Path, seed: int = 0, steps: int = STEPS) -> Path:
     statistics = Normalisation(
         plain, scale, plain, scale, dict.fromkeys(config.roles, zeros), dict.fromkeys(config.roles, ones)
     )
-    contract = policy_contract(robot, HORIZON, Latent(2, 4), tokenizer, statistics)
+    contract = policy_contract(robot, HORIZON, Latent(2, config.latent_width // 2), tokenizer, statistics)
     card = {"tasks": [], "replan": HORIZON // 2, "practice": "circles around home, whatever it sees", "seed": seed}
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch) / "weights"
@@ -110,9 +108,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     parser.add_argument("--seed", type=int, default=0, help="of weights and motions (default %(default)s)")
+    parser.add_argument("--size", choices=SIZES, default="small", help="of the policy (default %(default)s)")
     arguments = parser.parse_args()
     try:
-        print(make_bundle(arguments.out, arguments.seed))
+        print(make_bundle(arguments.out, arguments.seed, size=arguments.size))
     except ValueError as error:
         raise Refusal(str(error)) from None
     return 0

@@ -70,7 +70,7 @@ def bus_and_arm(channel: str, emulated: bool) -> list[Finding]:
                 break
         findings.append(check.firmware(version))
         state, control, teach, _ = sdk.status
-        teaching, feedback = teach == 1 or control == 2, sdk.feedback
+        teaching, feedback = teach == 1 or control in (2, 6), sdk.feedback
         if feedback is None:
             return [*findings, check.arm_state(state, teaching, (), ())]
         return [

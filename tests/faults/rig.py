@@ -1,9 +1,10 @@
-"""The whole graph of the arm under test: `ros2 launch ... robot:=piper emulate:=true`, a tap on its bus, an
-operator."""
+"""The whole graph of the arm under test: `ros2 launch ... robot:=piper emulate:=true` on an emulated arm that outlives
+it, a watch on the bus, one on the memory of the arm's process, an operator."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -14,12 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import can
 import numpy as np
 import rclpy
+import yaml
 from alam_msgs.action import RunTask
 from alam_msgs.msg import ArmStatus
+from arm_memory import MemoryWatch
+from bus_watch import BusWatch, Frame, forbidden, kind, unexplained
 from diagnostic_msgs.msg import DiagnosticArray
+from judge import broken_limits, jumps, powering, triplets
+from piper_rig import Emulator
 from rclpy.action import ActionClient
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
@@ -28,71 +33,37 @@ from std_srvs.srv import SetBool, Trigger
 from alam_common import topics
 from alam_common.base_node import subscribe
 from alam_common.graph import Graph
-from alam_piper import arm
 from alam_piper.emulator_node import tell
+from alam_piper.geometry import piper_geometry, piper_limits
 
-PERIOD_S = 0.005
-REST_S = 0.2  # without a command that moves: the arm holds
+CONFIG = Path(__file__).resolve().parents[2] / "ros2_ws/src/alam_bringup/config/piper/robot.yaml"
 PROCESSES = {  # what a person would call each process -> what its command line holds
     "policy": "policy_node",
     "driver": "piper_node",
     "control process": "arm_process_io",
-    "emulator": "piper_emulator",
     "third-person camera": "camera_third_person",
     "wrist camera": "camera_wrist",
     "launcher": "ros2 launch",
 }
-JOINT_FRAMES = {0x155: 0, 0x156: 2, 0x157: 4}
+LAST_S = 0.02  # of the last command of a process that is killed
 
 
-@dataclass
-class Commands:
-    """Joint commands as they went over the bus: times [s] (N,), positions (N, 6) [rad], from whole triplets."""
-
-    times: np.ndarray
-    positions: np.ndarray
-
-
-class Tap:
-    """One more client of the bus: keeps every command frame with its time."""
-
-    def __init__(self, channel: Path) -> None:
-        self._channel = channel
-        self._frames: list[tuple[float, int, bytes]] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name="tap", daemon=True)
-        self._thread.start()
-
-    def _listen(self) -> None:
-        while not self._over.is_set():
-            try:
-                with can.Bus(interface="alam_socket", channel=str(self._channel)) as bus:
-                    while not self._over.is_set():
-                        frame = bus.recv(0.1)
-                        if frame is not None and frame.arbitration_id in JOINT_FRAMES:
-                            self._frames.append((time.monotonic(), frame.arbitration_id, bytes(frame.data)))
-            except can.CanError:  # the bus is down: the emulator was ended, or is not up yet
-                self._over.wait(0.05)
-
-    def commands(self, since_s: float) -> Commands:
-        """-> the whole triplets since a time (time.monotonic())."""
-        times, positions, row = [], [], np.full(6, np.nan)
-        for at, number, data in list(self._frames):
-            if at < since_s:
-                continue
-            first = JOINT_FRAMES[number]
-            if first == 0:
-                row = np.full(6, np.nan)
-            pair = np.frombuffer(data, ">i4").astype(np.float64)
-            row[first : first + 2] = np.radians(pair / 1000.0)
-            if first == 4 and np.isfinite(row).all():
-                times.append(at)
-                positions.append(row.copy())
-        return Commands(np.array(times), np.array(positions).reshape(-1, 6))
-
-    def close(self) -> None:
-        self._over.set()
-        self._thread.join(2.0)
+def without_emulator(folder: Path) -> Path:
+    """-> a prefix for AMENT_PREFIX_PATH whose alam_bringup starts no emulator: the rig has one that outlives a launch
+    that is killed. Everything else in it is the installed one's."""
+    prefixes = [Path(prefix) / "share/alam_bringup" for prefix in os.environ["AMENT_PREFIX_PATH"].split(":")]
+    share = next(path for path in prefixes if path.is_dir())
+    made = folder / "share/alam_bringup"
+    (folder / "share/ament_index/resource_index/packages").mkdir(parents=True)
+    (folder / "share/ament_index/resource_index/packages/alam_bringup").touch()
+    shutil.copytree(share / "launch", made / "launch")
+    for name in ("config", "checkpoints"):
+        (made / name).symlink_to(share / name)
+    file = made / "launch/robot_piper.launch.py"
+    text = file.read_text()
+    assert text.count("IfCondition(emulate)") == 1, f"wanted one emulator in {file}"
+    file.write_text(text.replace("IfCondition(emulate)", 'IfCondition("false")'))
+    return folder
 
 
 @dataclass
@@ -101,14 +72,19 @@ class Heard:
 
     status: list[tuple[float, ArmStatus]] = field(default_factory=list)
     words: list[tuple[float, str, str]] = field(default_factory=list)  # time, node, message
+    figures: list[tuple[float, dict[str, str]]] = field(default_factory=list)  # time, values of the arm's diagnostics
 
 
 class Rig:
     """A graph that runs, with the arm enabled and a task under way once `begin` has returned. A context manager."""
 
     def __init__(self, bundle: Path, folder: Path) -> None:
-        self.channel = Path(tempfile.mkdtemp(prefix="alam-faults-")) / "piper.sock"
+        self._sockets = tempfile.TemporaryDirectory(prefix="alam-faults-")  # the path of a socket must be short
+        self.emulator = Emulator(Path(self._sockets.name))
+        self.emulator.start()
+        self.channel = self.emulator.channel
         self._bundle, self._folder = bundle, folder
+        self._prefix = without_emulator(folder / "prefix")
         self._graphs: list[Graph] = []
         self.heard = Heard()
         self._context = rclpy.Context()
@@ -122,13 +98,24 @@ class Rig:
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
-        self.tap = Tap(self.channel)
+        self.watch = BusWatch(self.channel)
+        self.watch.wait()
+        self.memory = MemoryWatch(lambda: self.pids("control process"))
+        self.killed: list[tuple[float, str]] = []  # time, process
+        self.resets: list[float] = []  # times at which a person called /robot/reset
+        self._launched = 0.0
         self._goal: Any = None
 
     def launch(self) -> None:
         log = self._folder / f"graph-{len(self._graphs)}.log"
-        arguments = {"robot": "piper", "emulate": "true", "bundle": str(self._bundle), "can": str(self.channel)}
-        self._graphs.append(Graph(arguments, log))
+        arguments = {"robot": "piper", "emulate": "true", "bundle": str(self._bundle), "can": self.channel}
+        self._launched = time.monotonic()
+        path = os.environ["AMENT_PREFIX_PATH"]
+        os.environ["AMENT_PREFIX_PATH"] = f"{self._prefix}:{path}"
+        try:
+            self._graphs.append(Graph(arguments, log))
+        finally:
+            os.environ["AMENT_PREFIX_PATH"] = path
 
     @property
     def graph(self) -> Graph:
@@ -138,15 +125,19 @@ class Rig:
         """Enable the arm and start a task; returns once the arm moves. Fails the test when it does not."""
         self.until(self._action.server_is_ready, 60, "/run_task")
         self.until(lambda: self.mode() in ("disabled", "holding", "moving", "stopped"), 60, "a mode of the arm")
-        if self.mode() == "stopped":
-            self.reset()
-        if self.mode() == "disabled":
-            self.until(lambda: self.call("/robot/enable", True).success, 15, "the arm to take power")
+        self.until(self._powered, 40, "the arm to take power")
         self.until(lambda: self.mode() in ("holding", "moving"), 30, "an arm that is enabled")
         self.start_task()
         self.until(self.moving, 60, "an arm that moves")
         began = time.monotonic()
         self.until(lambda: time.monotonic() - began > 0.7, 5, "")  # well away from its beginning, where power came
+
+    def _powered(self) -> bool:
+        """What a person does until it has power: reset what is stopped, enable what is disabled."""
+        if self.mode() == "stopped":
+            self.resets.append(time.monotonic())
+            self.call("/robot/reset")  # refused while it brakes
+        return self.mode() in ("holding", "moving") or self.call("/robot/enable", True).success
 
     def start_task(self) -> None:
         """Send a goal that lasts; a graph started anew has forgotten the last one."""
@@ -189,20 +180,63 @@ class Rig:
         return answer[0]
 
     def reset(self) -> None:
+        self.resets.append(time.monotonic())
         response = self.call("/robot/reset")
         assert response.success, response.message
 
     def tell(self, text: str) -> None:
         """A fault, by the emulator's own control."""
-        assert tell(str(self.channel), text) == 0
+        assert tell(self.channel, text) == 0
 
     def mode(self) -> str:
-        return self.heard.status[-1][1].mode if self.heard.status else ""
+        """-> what the graph that was launched last has said last; "" before."""
+        if not self.heard.status or self.heard.status[-1][0] < self._launched:
+            return ""
+        return self.heard.status[-1][1].mode
 
     def moving(self) -> bool:
         """Has the bus got commands that differ, in the last half second?"""
-        commands = self.tap.commands(time.monotonic() - 0.5)
-        return self.mode() == "moving" and len(commands.times) > 10 and np.ptp(commands.positions, 0).max() > 1e-4
+        _, positions = self.sent(time.monotonic() - 0.5)
+        return self.mode() == "moving" and len(positions) > 10 and np.ptp(positions, 0).max() > 1e-4
+
+    def frames(self, since_s: float) -> list[Frame]:
+        """-> what the bus has got since a time (time.monotonic())."""
+        return [frame for frame in list(self.watch.frames) if frame.at_s >= since_s]
+
+    def sent(self, since_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """-> times (N,) and positions (N, 6) [rad] of the joint commands that the bus has got since a time."""
+        return triplets(self.frames(since_s))
+
+    def figure(self, name: str) -> int:
+        """-> a counter of the arm's diagnostics, as last heard; 0 before."""
+        return int(self.heard.figures[-1][1].get(name, "0")) if self.heard.figures else 0
+
+    def broken(self, since_s: float) -> list[str]:
+        """-> what went over the bus since a time and should not have, in words: motion that the gate has not passed,
+        frames that take power (but for a reset that a person asked for), broken limits, motions that begin away from
+        the arm."""
+        frames = self.frames(since_s)
+        time.sleep(0.05)  # a command is shared just after it is sent
+        commands, measured = self.memory.commands(since_s - 1.0), self.memory.measured(since_s - 1.0)
+        # Killed between sending a command and sharing it, the process takes its last one with it.
+        ends = [at for at, process in self.killed if process == "control process"]
+        shared = [f for f in frames if not any(at - LAST_S < f.at_s < at + LAST_S for at in ends)]
+        passed = [(row[1:8], row[8:15]) for row in commands]
+        assert len(passed) > 100 and len(frames) > 300, "wanted an arm that was driven and watched"
+        found = forbidden(frames, ("reset",))
+        found += [f"reset before a person asked: {f.at_s}" for f in frames if kind(f) == "reset" and not self._asked(f)]
+        found += [f"not passed by the gate: {words}" for words in unexplained(shared, passed)]
+        power = powering([frame.at_s for frame in self.frames(since_s - 1.0) if kind(frame) == "enable"])
+        limits = piper_limits(self._speed)
+        found += broken_limits(commands[commands[:, 0] >= since_s], measured, power, limits, piper_geometry())
+        return found + jumps(*triplets(frames), measured)
+
+    def _asked(self, frame: Frame) -> bool:
+        return any(at < frame.at_s < at + 2.0 for at in self.resets)
+
+    @property
+    def _speed(self) -> float:
+        return float(yaml.safe_load(CONFIG.read_text())["piper"]["ros__parameters"]["speed"])
 
     def said(self, since_s: float) -> str:
         """-> every mode, reason, fault and diagnostic since a time, one line each, no line twice."""
@@ -231,6 +265,7 @@ class Rig:
         """SIGKILL. Fails the test when there is no such process."""
         pids = self.pids(process)
         assert pids, f"wanted a process {process}, got none"
+        self.killed.append((time.monotonic(), process))
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
 
@@ -247,7 +282,10 @@ class Rig:
     def close(self) -> None:
         for graph in self._graphs:
             graph.stop()
-        self.tap.close()
+        self.watch.close()
+        self.memory.close()
+        self.emulator.kill()
+        self._sockets.cleanup()
         self._executor.shutdown(timeout_sec=1.0)
         self._thread.join(1.0)
         self.node.destroy_node()
@@ -256,6 +294,9 @@ class Rig:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         now = time.monotonic()
         self.heard.words += [(now, status.name, status.message) for status in message.status]
+        for status in message.status:
+            if status.name == "piper":
+                self.heard.figures.append((now, {pair.key: pair.value for pair in status.values}))
 
     def _spin(self) -> None:
         try:
@@ -264,39 +305,3 @@ class Rig:
             pass
         except Exception as error:
             print(f"fault_operator: {error}", file=sys.stderr)
-
-
-def broken_limits(commands: Commands) -> list[str]:
-    """Commands as the bus got them -> every limit of the arm they broke, in words.
-
-    The bus rounds to 0.001 deg, so a difference over one period has an error of that order; a pause of the bus starts
-    anew. Jerk is left to the gate's own tests: two roundings over a period cubed are as large as its limit."""
-    found = []
-    low, high = arm.LOW[:6] - 2e-5, arm.HIGH[:6] + 2e-5
-    if len(commands.positions) and ((commands.positions < low) | (commands.positions > high)).any():
-        found.append("position")
-    step = np.diff(commands.positions, axis=0)
-    paused = np.diff(commands.times) > 4 * PERIOD_S
-    rounding = np.radians(0.001)
-    velocity = np.abs(step) / PERIOD_S
-    if (velocity[~paused] > arm.VELOCITY[:6] + rounding / PERIOD_S).any():
-        found.append(f"velocity {velocity[~paused].max():.2f} rad/s")
-    both = ~paused[1:] & ~paused[:-1]
-    acceleration = np.abs(np.diff(step, axis=0))[both] / PERIOD_S**2
-    if (acceleration > arm.ACCELERATION[:6] + 2 * rounding / PERIOD_S**2).any():
-        found.append(f"acceleration {acceleration.max():.2f} rad/s^2")
-    return found
-
-
-def moved_at(commands: Commands) -> np.ndarray:
-    """-> times [s] of the commands that moved any joint by more than the bus' rounding."""
-    if len(commands.times) < 2:
-        return np.zeros(0)
-    return commands.times[1:][np.abs(np.diff(commands.positions, axis=0)).max(1) > np.radians(0.0015)]
-
-
-def seconds_to_hold(commands: Commands, since_s: float, now_s: float) -> float | None:
-    """-> seconds from a time to the first rest of at least REST_S; None when there has been none yet."""
-    times = np.concatenate([[since_s], moved_at(commands), [now_s]])
-    rests = np.flatnonzero(np.diff(times) >= REST_S)
-    return float(times[rests[0]] - since_s) if len(rests) else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-STOP, CONTROL, GRIPPER, LEADER, ENABLE = 0x150, 0x151, 0x159, 0x470, 0x471
+STOP, CONTROL, GRIPPER, LEADER_HOME, LEADER, ENABLE = 0x150, 0x151, 0x159, 0x191, 0x470, 0x471
 POSE = (0x152, 0x153, 0x154)
 JOINTS = (0x155, 0x156, 0x157)
 MIT = tuple(range(0x15A, 0x160))
@@ -51,6 +51,16 @@ def low_speed(
 ) -> Frame:
     """voltage [0.1 V], temperatures [degC], current [0.001 A]."""
     return LOW_SPEED[joint], struct.pack(">HhbBH", voltage, driver_temperature, motor_temperature, bits, current)
+
+
+def limits(motor: int, high: int, low: int, speed: int) -> Frame:
+    """motor 1 to 6; limits of its angle [0.1 deg] and speed [0.001 rad/s]."""
+    return QUERY_LIMITS, struct.pack(">BhhHx", motor, high, low, speed)
+
+
+def acceleration(motor: int, most: int) -> Frame:
+    """motor 1 to 6; its limit [0.001 rad/s^2]."""
+    return QUERY_ACCELERATION, struct.pack(">BH5x", motor, most)
 
 
 def firmware(version: str) -> list[Frame]:

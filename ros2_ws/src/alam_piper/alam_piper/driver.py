@@ -98,7 +98,8 @@ class PiperDriver:
         self._wants_reset = False
         self._power_since = 0.0
         self._last_enable = self._last_mode = self._last_gripper = -1.0
-        self._had_power = False
+        self._had_power = self._gripper_had_power = False
+        self._clears_gripper = False  # the next command of the gripper clears an error of its drive
         self._still, self._still_since = np.zeros(0), 0.0  # feedback that has not changed, and since when [s]
         self._sent, self._way = np.zeros(7), np.zeros(7)  # where it was sent last; how far in all since then
         self._silent_at = -1.0  # time [s] of the end of the last gap in the feedback
@@ -188,9 +189,14 @@ class PiperDriver:
             found.append(STATES.get(state, f"the arm reports the unknown state {state:X}"))
         found += [f"no communication with motor {joint}" for joint in _bits(errors & 0xFF)]
         of_motors = list(feedback.alarms)
+        if self.phase in (READY, PARKING):  # before power nothing could clear them
+            of_motors += feedback.gripper_alarms
         off = [k + 1 for k, on in enumerate(feedback.motors) if not on]
         if self.phase in (READY, PARKING) and self._had_power and off:
             of_motors.append(f"motor {', '.join(map(str, off))} lost its power")
+        self._gripper_had_power = self.phase == READY and (feedback.gripper or self._gripper_had_power)
+        if self._gripper_had_power and not feedback.gripper:
+            of_motors.append("the gripper's motor lost its power")
         sent = self.executor.trajectory.state[0]
         current = self.feedback_age_s < SILENT_S / 10
         if self.phase != READY or not current or not np.array_equal(feedback.position, self._still):
@@ -200,7 +206,7 @@ class PiperDriver:
         self._sent = sent.copy()
         if self.phase == READY and self._way[:6].max() > FROZEN_RAD and now - self._still_since > FROZEN_S:
             found.append("feedback is frozen: it does not change though the arm is moved")
-        leader = teach == 1 or control == 2
+        leader = teach == 1 or control in (2, 6)
         if leader:
             found.append("leader")
         others = []
@@ -341,7 +347,7 @@ class PiperDriver:
             self._last_enable = now
             bus.enable()
         if ready:
-            self.phase, self._had_power, self.answer = READY, True, "ok"
+            self.phase, self._had_power, self._clears_gripper, self.answer = READY, True, True, "ok"
             self.executor.enable()
         elif now - self._power_since > self.config.enable_timeout_s:
             off = [k + 1 for k, on in enumerate(feedback.motors) if not on]
@@ -398,7 +404,8 @@ class PiperDriver:
             bus.send_joints(passed)
         if now - self._last_gripper >= GRIPPER_EVERY_S:
             self._last_gripper = now
-            bus.send_gripper(passed, passed.gripper_effort_nm)
+            bus.send_gripper(passed, passed.gripper_effort_nm, self._clears_gripper)
+            self._clears_gripper = False
 
 
 def _needs_clearing(bus: Any, feedback: Any) -> bool:

@@ -15,7 +15,7 @@ import can
 
 from alam_piper import arm
 from alam_piper.can_io import SocketHub, socket_path
-from alam_piper.emulator import FAST_S, PiperEmulator
+from alam_piper.emulator import FAST_S, FIRMWARE, PiperEmulator
 from alam_piper.emulator_faults import help_text, parse_fault
 from alam_piper.geometry import piper_geometry
 from alam_piper.loop_io import prioritise_others
@@ -29,13 +29,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         prog="piper_emulator",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="faults:\n" + help_text() + '\n\nexample: piper_emulator --fault "loss p=0.2 from=5 for=3"',
+        epilog="faults:\n" + help_text() + '\n\nexample: piper_emulator --fault "loss p=0.2 from=5 for=3 of=both"',
     )
     parser.add_argument("--interface", default="alam_socket", help="python-can interface (default %(default)s)")
     parser.add_argument(
         "--channel", default="can0", help="name of the bus, or path of its socket (default %(default)s)"
     )
     parser.add_argument("--enable-delay", type=float, default=0.5, help="of a motor [s] (default %(default)s)")
+    parser.add_argument("--firmware", default=FIRMWARE, help="the version that it tells (default %(default)s)")
     parser.add_argument("--home", action="store_true", help="begin upright instead of folded")
     parser.add_argument("--seed", type=int, default=0, help="of random faults (default %(default)s)")
     parser.add_argument(
@@ -81,7 +82,8 @@ class _CanBus:
 
     def __init__(self, interface: str, channel: str) -> None:
         self._bus = can.Bus(interface=interface, channel=channel)
-        self.down = False
+        self.down = False  # bus-off: frames of both directions are lost
+        self.dropped = 0  # frames that the bus had no room for
 
     def receive(self, timeout_s: float) -> list[can.Message]:
         message = self._bus.recv(timeout_s)
@@ -92,8 +94,12 @@ class _CanBus:
         return [] if self.down else messages
 
     def send(self, message: can.Message) -> None:
-        if not self.down:
+        if self.down:
+            return
+        try:
             self._bus.send(message)
+        except can.CanOperationError:
+            self.dropped += 1
 
     def disconnect(self) -> None:
         """A real bus has no connections to cut."""
@@ -106,7 +112,8 @@ def serve(arguments: argparse.Namespace) -> None:
     """Run until interrupted. Raises ValueError for a channel or a fault that cannot be."""
     dynamics = TwinDynamics(world=TABLE)
     dynamics.reset(arm.HOME if arguments.home else arm.REST)
-    emulator = PiperEmulator(dynamics, piper_geometry(), arguments.enable_delay, arguments.seed)
+    delay_s, seed, firmware = arguments.enable_delay, arguments.seed, arguments.firmware
+    emulator = PiperEmulator(dynamics, piper_geometry(), delay_s, seed, firmware)
     start = time.monotonic()
     emulator.faults = [parse_fault(text) for text in arguments.fault]
     try:
@@ -184,6 +191,7 @@ def _obey(emulator: PiperEmulator, text: str, now: float) -> str:
             "target": emulator.target.round(4).tolist(),
             "emergency": emulator.emergency,
             "leader": emulator.leader,
+            "errors": sorted(f"{kind} motor={motor}" for kind, motor in emulator.errors),
             "faults": [fault.kind for fault in emulator.faults],
             "frames_received": emulator.received,
         }

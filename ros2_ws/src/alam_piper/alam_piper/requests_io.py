@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from alam_control.arm_gate import STOPPED
-from alam_piper import arm
+from alam_piper import arm, words
 from alam_piper.arm_client_io import ArmClient
 from alam_piper.snapshot import Snapshot
 
 POLL_S = 0.02  # between two looks at what the arm does
 RESET_S = 1.0  # within which the control loop takes up a reset
 LONGEST_S = 60.0  # that a caller waits for an arm on its way
-TASK_RUNS = "wanted no task to run, got one; cancel it first, or call /robot/stop"
 Answer = tuple[bool, str]  # whether it was done, and a sentence
 
 
@@ -43,7 +42,7 @@ class Requests:
             return False, "another request is under way: wait for its answer, or call /robot/stop"
         try:
             if name != "enable" and task_runs():
-                return False, TASK_RUNS
+                return False, words.TASK_RUNS
             request: Callable[[ArmClient], Answer] = getattr(self, name)
             return request(client())
         except (ConnectionError, RuntimeError) as error:
@@ -55,14 +54,14 @@ class Requests:
         if refused := client.ask("enable"):
             return False, refused
         said = self._wait(client, lambda said: bool(said.answer), self._enable_s)
-        return said.answer == "ok", _ended(said.answer, "enabled", self._enable_s)
+        return said.answer == "ok", _ended(said.answer, words.ENABLED, self._enable_s)
 
     def disable(self, client: ArmClient) -> Answer:
         patience_s = self._patience_s(client, arm.REST)
         if refused := client.ask("disable"):
             return False, refused
         said = self._wait(client, lambda said: bool(said.answer), patience_s)
-        return said.answer == "ok", _ended(said.answer, "at rest, without power", patience_s)
+        return said.answer == "ok", _ended(said.answer, words.AT_REST, patience_s)
 
     def reset(self, client: ArmClient) -> Answer:
         sags = client.snapshot().reset_sags
@@ -72,7 +71,7 @@ class Requests:
         if said.mode == STOPPED:
             return False, f"still stopped: {said.reason}"
         warning = "the arm's own error was cleared: it has no power and SAGS, hold it; " if sags else ""
-        return True, warning + "call /robot/enable to go on"
+        return True, warning + words.WAS_RESET
 
     def home(self, client: ArmClient) -> Answer:
         patience_s = self._patience_s(client, arm.HOME)
@@ -81,8 +80,7 @@ class Requests:
         said = self._wait(client, lambda said: not said.moving_itself, patience_s)
         if said.moving_itself:
             return False, _ended("", "home", patience_s)
-        there = float(np.abs(said.commanded - arm.HOME)[:6].max()) < 1e-3
-        return there, "home" if there else f"not home: {said.reason}"
+        return words.home_answer(said.commanded, said.reason)
 
     def _wait(self, client: ArmClient, condition: Callable[[Snapshot], bool], patience_s: float) -> Snapshot:
         """-> the newest word of the arm: once the condition holds, the patience is over, or the arm is let go."""

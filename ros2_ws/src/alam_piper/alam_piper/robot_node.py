@@ -35,14 +35,13 @@ from alam_common.refusal import Refusal
 from alam_control.arm_gate import HOLDING, MOVING, STOPPED
 from alam_control.chunk_buffer import TimedChunk
 from alam_models.contract import Contract, disagreements
-from alam_piper import arm
+from alam_piper import arm, words
 from alam_piper.arm_client_io import ArmClient
 from alam_piper.driver import DOWN
 from alam_piper.requests_io import Requests
 from alam_piper.settings import PARAMETERS
 from alam_piper.shared_io import CHANGES, COMMANDS, FEEDBACK
-from alam_piper.snapshot import Snapshot
-from alam_piper.status_message import fill_arm_status
+from alam_piper.stamps_io import MonotonicStamps
 
 PERIOD_S = 0.005
 DISCOVERY_S = 1.0  # how long a twin on the same domain may take to show itself
@@ -71,6 +70,7 @@ class PiperNode(LifecycleNode):
         self._arm: ArmClient | None = None
         self._loop_warnings: list[str] = []
         self._over = threading.Event()
+        self._stamps = MonotonicStamps()  # of the inputs' thread
         self._requests = Requests(self._settings, self._over)
         self._publishing: threading.Thread | None = None
         self._observations = 0
@@ -78,7 +78,7 @@ class PiperNode(LifecycleNode):
         self._busy = threading.Lock()  # a task runs
         self._chunks, self._feedback_rate = Rate(), Rate()
         self._measured, self._commanded = JointState(name=list(arm.NAMES)), JointState(name=list(arm.NAMES))
-        self._state = StateVector()
+        self._state, self._arm_status = StateVector(), ArmStatus()
         used = (topics.JOINT_STATES, topics.COMMAND, topics.STATE, topics.CONTRACT, topics.ARM_STATUS)
         self._topics = {topic.name: publisher(self, topic) for topic in used}
         self._diagnostics = Diagnostics(self, "piper", self._status)
@@ -167,7 +167,8 @@ class PiperNode(LifecycleNode):
                 self._publish_command(row, now)
             if now >= next_status or shared.count(CHANGES) != changes_seen:
                 next_status, changes_seen = now + STATUS_S, shared.count(CHANGES)
-                self._topics[topics.ARM_STATUS.name].publish(_arm_status(arm_.snapshot(), now))
+                words.fill_arm_status(self._arm_status, arm_.snapshot(), now, time.time_ns())
+                self._topics[topics.ARM_STATUS.name].publish(self._arm_status)
 
     def _publish_feedback(self, row: np.ndarray, now: float) -> None:
         time_ns = time.time_ns() - int((now - row[0]) * 1e9)
@@ -217,8 +218,8 @@ class PiperNode(LifecycleNode):
             "chunk_rate_hz": f"{self._chunks.rate_hz(now):.1f}",
             **said.figures,
         }
-        words = f"{said.mode}: {said.reason}" if said.reason else said.mode
-        return Status(level, "; ".join(filter(None, (words, *said.faults, *self._loop_warnings))), values)
+        sentence = f"{said.mode}: {said.reason}" if said.reason else said.mode
+        return Status(level, "; ".join(filter(None, (sentence, *said.faults, *self._loop_warnings))), values)
 
     # Callbacks
 
@@ -274,37 +275,35 @@ class PiperNode(LifecycleNode):
             with suppress(ConnectionError):  # the arm's process ends: nobody is left who would execute it
                 arm_.ask("refuse", str(error))
             return
-        now = time.monotonic()
-        seen = _monotonic(stamp_ns(message.observation_stamp), now)
+        seen = self._stamps.seconds(stamp_ns(message.observation_stamp))
         chunk = TimedChunk(actions, seen, message.observation_id, message.dt, message.policy_id)
         with suppress(ConnectionError):
             if not arm_.offer(chunk, tuple(message.names)):
-                self._chunks.tick(now)
+                self._chunks.tick(time.monotonic())
 
     def _on_camera(self, index: int, message: CameraInfo) -> None:
         """A stamp counts if it is newer than those before it, not of the future: that would hide a dead camera."""
-        arm_, now = self._arm, time.monotonic()
-        seen = _monotonic(stamp_ns(message.header.stamp), now)
-        if arm_ is not None and arm_.shared.camera_stamps[index] < seen <= now + FUTURE_S:
+        arm_, seen = self._arm, self._stamps.seconds(stamp_ns(message.header.stamp))
+        if arm_ is not None and arm_.shared.camera_stamps[index] < seen <= time.monotonic() + FUTURE_S:
             arm_.shared.camera_stamps[index] = seen
 
     def _on_operator_stop(self, message: Bool) -> None:
         arm_ = self._arm
         if message.data and arm_ is not None:
-            arm_.shared.ask_stop("the operator's stop; call /robot/reset to go on")
+            arm_.shared.ask_stop(words.OPERATOR_STOP)
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         arm_ = self._arm
         if arm_ is None:
             return _answer(response, False, NO_LOOP)
-        number = arm_.shared.ask_stop("/robot/stop was called; call /robot/reset to go on")
+        number = arm_.shared.ask_stop(words.SERVICE_STOP)
         end = time.monotonic() + STOP_S
         while not arm_.shared.stop_taken(number):
             if time.monotonic() > end:
-                words = f"the control loop did not take it up within {STOP_S} s: use another stop, or hold the arm"
-                return _answer(response, False, words)
+                sentence = f"the control loop did not take it up within {STOP_S} s: use another stop, or hold the arm"
+                return _answer(response, False, sentence)
             time.sleep(PERIOD_S / 5)
-        return _answer(response, True, "stopping; the arm keeps its power and its place")
+        return _answer(response, True, words.STOPPING)
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         return self._on_request("enable" if request.data else "disable", request, response)
@@ -390,38 +389,8 @@ class PiperNode(LifecycleNode):
             raise Refusal(f"{path} was made for another robot: {'; '.join(sentences)}")
 
 
-def _monotonic(time_ns: int, now: float) -> float:
-    """A stamp of the system clock [ns] -> time.monotonic() [s] at that moment; now: of time.monotonic()."""
-    return now - (time.time_ns() - time_ns) / 1e9
-
-
-def _arm_status(said: Snapshot, now: float) -> ArmStatus:
-    message = ArmStatus()
-    heard = not math.isnan(said.feedback_stamp)
-    follows = said.mode == MOVING and not math.isnan(said.observation_time)
-    fill_arm_status(
-        message,
-        time.time_ns(),
-        said.mode,
-        said.reason,
-        connected=said.phase != DOWN,
-        enabled=heard and said.powered,
-        faults=said.faults,
-        leader_mode=said.leader,
-        reset_sags=said.reset_sags,
-        motor_temperature=said.motor_temperature if heard else (),
-        driver_temperature=said.driver_temperature if heard else (),
-        motor_voltage=said.voltage if heard else (),
-        feedback_age=now - said.feedback_stamp if heard else math.inf,
-        chunk_age=now - said.observation_time if follows else math.inf,
-        following_error=said.following_error,
-        firmware=said.firmware,
-    )
-    return message
-
-
-def _answer(response: Any, success: bool, words: str) -> Any:
-    response.success, response.message = success, words
+def _answer(response: Any, success: bool, sentence: str) -> Any:
+    response.success, response.message = success, sentence
     return response
 
 

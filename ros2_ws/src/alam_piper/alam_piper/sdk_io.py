@@ -49,14 +49,16 @@ logging.getLogger("PIPER").setLevel(logging.CRITICAL)  # it would write three li
 class Feedback:
     """The newest whole feedback: position, velocity, effort (7,) in SI, `stamp_s` of time.monotonic() at its arrival.
 
-    motors (6,) bool: enabled; alarms: what the motors report, in words."""
+    motors (6,) bool: enabled; alarms: what the motors report, in words; the gripper's drive by itself."""
 
     stamp_s: float
     position: np.ndarray
     velocity: np.ndarray
     effort: np.ndarray
     motors: tuple[bool, ...]
+    gripper: bool
     alarms: tuple[str, ...]
+    gripper_alarms: tuple[str, ...]
     motor_temperature: tuple[float, ...]
     driver_temperature: tuple[float, ...]
     voltage: tuple[float, ...]
@@ -176,11 +178,11 @@ class SdkBus:
             position, velocity = float(command.position[joint]), float(command.velocity[joint])
             self._sdk.JointMitCtrl(joint + 1, position, velocity, kp, kd, feed)
 
-    def send_gripper(self, command: Passed, effort_nm: float) -> None:
-        """The gripper's opening with at most this effort [N*m]."""
+    def send_gripper(self, command: Passed, effort_nm: float, clear: bool = False) -> None:
+        """The gripper's opening with at most this effort [N*m]. clear: forget an error of its drive, too."""
         _only_passed(command)
         opening = to_micrometres(float(command.position[6]))
-        self._sdk.GripperCtrl(opening, to_thousandths(min(max(effort_nm, 0.0), 5.0)), 0x01, 0)
+        self._sdk.GripperCtrl(opening, to_thousandths(min(max(effort_nm, 0.0), 5.0)), 0x03 if clear else 0x01, 0)
 
     # The bus
 
@@ -258,7 +260,9 @@ class SdkBus:
             velocity,
             effort,
             tuple(bool(d.foc_status.driver_enable_status) for d in drivers),
-            _alarms(drivers),
+            bool(grip.foc_status.driver_enable_status),
+            tuple(f"motor {number}: {words}" for number, d in enumerate(drivers, 1) for words in _alarms(d)),
+            tuple(f"gripper: {words}" for words in _alarms(grip)),
             tuple(float(d.motor_temp) for d in drivers),
             tuple(float(d.foc_temp) for d in drivers),
             tuple(from_decivolts(d.vol) for d in drivers),
@@ -276,16 +280,13 @@ WORDS = {
     "collision_status": "collision detected",
     "driver_error_status": "driver error",
     "stall_status": "stalled",
+    "sensor_status": "sensor error",
 }
 
 
-def _alarms(drivers: list[Any]) -> tuple[str, ...]:
-    found = []
-    for number, driver in enumerate(drivers, 1):
-        for name, words in WORDS.items():
-            if getattr(driver.foc_status, name, False):
-                found.append(f"motor {number}: {words}")
-    return tuple(found)
+def _alarms(drive: Any) -> list[str]:
+    """The SDK's status of a drive -> what it reports, in words."""
+    return [words for name, words in WORDS.items() if getattr(drive.foc_status, name, False)]
 
 
 def _only_passed(command: Passed) -> None:

@@ -136,9 +136,10 @@ class TwinDynamics:
         damped: bool = True,
         torque: np.ndarray | None = None,
         gains: tuple[np.ndarray, np.ndarray] | None = None,
+        grip_n: float = GRIPPER_FORCE,
     ) -> None:
         """target (7,), enabled (7,) bool: joints without power sag, damped or freely. torque (6,) [N*m] and gains
-        (kp, kd) (6,) take the place of the drives' own (MIT mode)."""
+        (kp, kd) (6,) take the place of the drives' own (MIT mode). grip_n: the most that each finger exerts [N]."""
         data, model = self.data, self.model
         kp, kd = gains if gains is not None else (np.array(KP), np.array(KV))
         power = enabled[:6].astype(float)
@@ -147,6 +148,7 @@ class TwinDynamics:
         hand = float(enabled[6])
         model.actuator_gainprm[6:, 0] = self._gain[6:, 0] * hand
         model.actuator_biasprm[6:] = self._bias[6:] * hand
+        model.actuator_forcerange[6:] = np.array([-1.0, 1.0]) * min(grip_n, GRIPPER_FORCE)
         data.ctrl[:6], data.ctrl[6:] = target[:6], target[6] / 2
         extra = np.zeros(6) if torque is None else torque
         for _ in range(max(1, round(dt_s / model.opt.timestep))):

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from alam_control.action_gate import ActionGate, GateLimits
-from alam_control.chunk_buffer import ChunkBuffer, TimedChunk
+from alam_control.chunk_buffer import TimedChunk
 from alam_models.contract import Contract
-
-KEEP = "grip"  # an action channel that keeps its last value in a hold, as positions do; motion increments rest
-DT_TOLERANCE = 0.01  # by how much of a control period a chunk's dt may differ
+from alam_sim.actuator import Actuator, Step
 
 
 class Env(Protocol):
-    """A world as an episode sees it (MetaWorldEnv and PiperEnv are two)."""
+    """A world as an episode sees it (MetaWorldEnv and PiperEnv are two). Its actuator moves it."""
 
     task: str
     instruction: str
@@ -31,8 +28,11 @@ class Env(Protocol):
     def reset(self, seed: int) -> None: ...
     def render(self) -> dict[str, np.ndarray]: ...
     def state(self) -> np.ndarray: ...
-    def step(self, action: np.ndarray) -> bool: ...
     def close(self) -> None: ...
+
+    def actuator(self, max_age_s: float = ...) -> Actuator:
+        """-> what executes chunks in worlds of this kind; max_age_s: of the observation behind an action."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -82,20 +82,19 @@ class Patience:
 
 
 class Episode:
-    """What both modes share: the world, the gate, counting, the digest."""
+    """What both modes share: the world, its actuator, counting, the digest."""
 
-    def __init__(self, env: Env, goal: Goal, gate: ActionGate, start_ns: int) -> None:
-        self.env, self.goal, self.gate = env, goal, gate
+    def __init__(self, env: Env, goal: Goal, actuator: Actuator, start_ns: int) -> None:
+        self.env, self.goal, self.actuator = env, goal, actuator
         self.start_ns = start_ns
         self.period_ns = round(1e9 / env.contract.control_rate_hz)
-        self.buffer = ChunkBuffer(len(env.contract.action))
         self.latencies: list[float] = []
         self.result: EpisodeResult | None = None
         self._digest = hashlib.sha256()
         self._observed: Observed | None = None
+        self._hold = ""  # why the last step was a hold
         env.reset(goal.seed)
-        gate.limits = replace(gate.limits, rest=rest_action(env))
-        gate.forget()
+        actuator.begin(env, start_ns)
 
     @property
     def stamp_ns(self) -> int:
@@ -129,34 +128,34 @@ class Episode:
             digest = self._digest.hexdigest()[:16]
             self.result = EpisodeResult(success, self.env.steps, reason, tuple(self.latencies), completed, digest)
 
-    def _execute(self, action: np.ndarray) -> None:
-        """action (A,) from the gate -> one control step, and the end of the episode if it is one."""
-        solved = self.env.step(action)
-        self._digest.update(action.tobytes() + self.env.state().tobytes() + bytes([solved]))
-        if solved:
+    def _end_if_stopped(self) -> None:
+        """A stop ends the episode once the robot is at rest."""
+        if self.actuator.stopped and not self.actuator.restless:
+            self.end(False, f"stopped: {self.actuator.stopped}")
+
+    def _execute(self, waits: bool) -> Step | None:
+        """One control step, and the end of the episode if it is one; waits: see `Actuator.step`."""
+        step = self.actuator.step(self.robot_time, waits)
+        if step is None:
+            return None
+        self._hold = step.hold
+        self._digest.update(step.executed.tobytes() + self.env.state().tobytes() + bytes([step.solved]))
+        if step.solved:
             self.end(True, "success", completed=True)
         elif self.env.steps >= self.goal.max_steps:
             seconds = self.env.steps * self.period_ns / 1e9
             self.end(False, f"time limit: {self.env.steps} steps ({seconds:.2f} s) without success", completed=True)
-
-    def _objection(self, chunk: TimedChunk, names: tuple[str, ...]) -> str:
-        """-> "" or why a chunk cannot be for this robot."""
-        wanted = self.env.contract.action_names
-        if names != wanted:
-            return f"wanted actions named {list(wanted)}, got {list(names)}"
-        if not abs(chunk.dt - self.period_ns / 1e9) <= DT_TOLERANCE * self.period_ns / 1e9:
-            return f"wanted dt {self.period_ns / 1e9} s, got {chunk.dt} s"
-        return self.gate.fault(chunk.actions)
+        return step
 
 
 class LockstepEpisode(Episode):
     """Observe, wait for the chunk of that observation, execute `replan` actions, observe again."""
 
     def __init__(
-        self, env: Env, goal: Goal, gate: ActionGate, start_ns: int, replan: int, patience: Patience | None = None
+        self, env: Env, goal: Goal, actuator: Actuator, start_ns: int, replan: int, patience: Patience | None = None
     ) -> None:
         """replan: actions executed of each chunk; 0: half of it."""
-        super().__init__(env, goal, gate, start_ns)
+        super().__init__(env, goal, actuator, start_ns)
         self.replan = replan
         self.patience = patience or Patience()
         self._waiting = True
@@ -167,12 +166,13 @@ class LockstepEpisode(Episode):
 
     def next(self, now: float) -> str:
         """now: wall time [s] -> what to do: "observe" (give the observation out), "step", "wait" or "end"."""
-        if self.gate.stopped:
-            self.end(False, f"stopped: {self.gate.stopped}")
+        self._end_if_stopped()
         if self.result is not None:
             return "end"
+        if self.actuator.stopped:  # it brakes
+            return "step"
         if not self._waiting:
-            return "wait" if self.gate.closed else "step"
+            return "wait" if self.actuator.closed else "step"
         if self._asked is None or now - self._repeated >= self.patience.repeat_s:
             return "observe"
         if now - self._asked >= self.patience.give_up_s:
@@ -199,7 +199,7 @@ class LockstepEpisode(Episode):
                 f"wanted the answer to observation {observed.id} of {observed.stamp_ns / 1e9:.4f} s, "
                 f"got one to {chunk.observation_id} of {chunk.observation_time:.4f} s"
             )
-        self._rejection = self._objection(chunk, names) or self.buffer.push(chunk, self.robot_time)
+        self._rejection = self.actuator.offer(chunk, names, self.robot_time)
         if self._rejection:
             return self._rejection
         if self._asked is not None:
@@ -208,48 +208,27 @@ class LockstepEpisode(Episode):
         self._waiting, self._since_observation = False, 0
         return ""
 
-    def step(self, now: float) -> None:
+    def step(self, now: float) -> Step | None:
         """Execute one action; afterwards `next` says what follows. now: wall time [s], of no use here."""
-        pick = self.buffer.pick(self.robot_time)
-        verdict = self.gate.check(pick.action, pick.age, pick.reason)
-        if verdict.held:  # closed in this very moment: the world stands still
-            return
-        self._execute(verdict.action)
+        step = self._execute(waits=True)
+        if step is None:
+            return None
         self._since_observation += 1
-        if self._since_observation >= self.replan or self.buffer.pick(self.robot_time).action is None:
+        if self._since_observation >= self.replan or not self.actuator.lasts(self.robot_time):
             self._waiting, self._asked, self._rejection = True, None, ""
+        return step
 
     def hold_reason(self, now: float) -> str:
         """now: wall time [s] -> why the robot stands still; "" while it runs."""
-        if self.gate.closed:
-            return self.gate.closed
+        if self.actuator.closed:
+            return self.actuator.closed
         asked = self._asked  # once: the world's thread may clear it while diagnostics ask
         if not self._waiting or asked is None:
-            return ""
+            return self._hold
         waited = now - asked
         if self._rejection:
             return f"no usable chunk for {waited:.0f} s: {self._rejection}"
         return f"no chunk for {waited:.0f} s" if waited >= self.patience.hold_after_s else ""
-
-
-def make_gate(contract: Contract, max_age_s: float = float("inf")) -> ActionGate:
-    """The gate of a robot whose actions are positions, motion increments or a grip: a hold keeps positions and grip."""
-    keep = [name for name in contract.action_names if name == KEEP or is_position(contract, name)]
-    return ActionGate(GateLimits.of(contract.action, keep=keep, max_age=max_age_s))
-
-
-def is_position(contract: Contract, name: str) -> bool:
-    """Whether an action channel commands what a state channel of the same name senses: a position, not an increment."""
-    return name in contract.state_names
-
-
-def rest_action(env: Env) -> np.ndarray:
-    """-> (A,) float32 inside the limits: the action that does not move. Positions are where they are, the rest is 0."""
-    contract, state = env.contract, env.state()
-    limits = GateLimits.of(contract.action)
-    where = {name: state[contract.state_names.index(name)] for name in contract.state_names}
-    rest = [where[name] if is_position(contract, name) else 0.0 for name in contract.action_names]
-    return np.clip(np.array(rest, np.float32), limits.low, limits.high)
 
 
 def run_episode(
@@ -272,7 +251,7 @@ def run_episode(
     if env.task != task:
         raise ValueError(f"run_episode: wanted an env of {task!r}, got one of {env.task!r}")
     goal = Goal(seed, instruction or env.instruction, max_steps)
-    episode = LockstepEpisode(env, goal, make_gate(env.contract), 0, replan or policy.replan)
+    episode = LockstepEpisode(env, goal, env.actuator(), 0, replan or policy.replan)
     latencies: list[float] = []
     while (todo := episode.next(0.0)) != "end":
         if todo == "step":
@@ -284,7 +263,7 @@ def run_episode(
         episode.given(0.0)
         chunk = policy.infer(Observation(seen.images, seen.state, seen.instruction, seen.id), policy_seed)
         latencies.append(chunk.inference_time_s)
-        timed = TimedChunk(chunk.actions, seen.stamp_ns / 1e9, seen.id, episode.period_ns / 1e9)
+        timed = TimedChunk(chunk.actions, seen.stamp_ns / 1e9, seen.id, 1 / env.contract.control_rate_hz)
         if reason := episode.offer(timed, env.contract.action_names, 0.0):
             episode.end(False, f"chunk refused: {reason}")
     assert episode.result is not None

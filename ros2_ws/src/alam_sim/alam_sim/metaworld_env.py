@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from alam_models.contract import Camera, Channel, Contract
+from alam_sim.actuator import ActionActuator
 from alam_sim.metaworld_tasks import INSTRUCTIONS, TASKS, check_task
 from alam_sim.rendering import SceneRenderer, no_display, refuse_second_world
 
@@ -117,6 +118,10 @@ class MetaWorldEnv:
         model = self._env.model
         camera = self._mujoco.mj_name2id(model, self._mujoco.mjtObj.mjOBJ_CAMERA, _CAMERAS[role])
         return math.radians(float(model.cam_fovy[camera]))
+
+    def actuator(self, max_age_s: float = math.inf) -> ActionActuator:
+        """-> what executes chunks here; max_age_s: of the observation behind an action."""
+        return ActionActuator(self.contract, max_age_s)
 
     def close(self) -> None:
         if MetaWorldEnv._alive is self:

@@ -1,19 +1,25 @@
-"""The Piper's twin at a table as a robot: joint positions in, two views and joint positions out. Pure Python."""
+"""The Piper's twin at a table as a robot: joint positions in, two views and joint positions out. Pure Python.
+
+Its drives get a set point 200 times a second, as the real ones do. A control step is six and two thirds of these
+periods, so the physics counts in 600ths of a second: a period has three of them, a control step twenty, and a view is
+of the very moment that its stamp says."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from alam_piper import arm
 from alam_piper.twin import TwinDynamics
+from alam_sim.arm_actuator import PERIOD_S, ArmActuator
 from alam_sim.piper_scene import ASSETS, TABLE, make_scene
 from alam_sim.piper_tasks import TASKS, check_task
 from alam_sim.rendering import SceneRenderer, refuse_second_world
 
-SERVO_TICKS = 8  # set points of the drives in one control step: 240 Hz
-TIMESTEP_S = 1 / arm.CONTROL_RATE_HZ / SERVO_TICKS / 2  # of the physics
+STEP_TICKS, PERIOD_TICKS = 20, 3  # steps of the physics in a control step, and in PERIOD_S
+TIMESTEP_S = 1 / arm.CONTROL_RATE_HZ / STEP_TICKS
 STABLE_STEPS = 15  # control steps for which points must stand before they count: half a second
 START = np.array([0.0, 0.859, -0.862, 0.0, 1.061, 0.0, 0.07])  # looks down on the table, gripper open
 START_SPREAD_RAD = 0.03
@@ -48,6 +54,7 @@ class PiperEnv:
         self.scene.place(random, self.dynamics.model, self.dynamics.data)
         self.dynamics.step(start, _ENABLED, 0.1)  # what stands on the table settles
         self._set_point = start
+        self._ticks = 0  # of the physics
         self.points, self._candidate, self._since, self.steps = 0, 0, 0, 0
 
     def state(self) -> np.ndarray:
@@ -61,17 +68,31 @@ class PiperEnv:
     def step(self, action: np.ndarray) -> bool:
         """action (7,): joint positions [rad] and opening [m] for the end of this step -> whether all points are made.
 
-        The drives get a line to it at 240 Hz, no faster than arm.VELOCITY; what is left of the way stays undone.
-        Raises ValueError on another shape or a non-finite value."""
+        The drives get a line to it, no faster than arm.VELOCITY; what is left of the way stays undone. For scripted
+        experts: what a policy wants goes through `actuator`. Raises ValueError unless it is seven finite numbers."""
         action = np.asarray(action, np.float64)
         if action.shape != (len(arm.NAMES),) or not np.isfinite(action).all():
             raise ValueError(f"action: wanted 7 finite numbers, got {np.array2string(action, precision=3)}")
-        target = np.clip(action, arm.LOW, arm.HIGH)
-        dt_s = 1 / arm.CONTROL_RATE_HZ / SERVO_TICKS
-        for tick in range(SERVO_TICKS):
-            most = arm.VELOCITY * dt_s
-            self._set_point = self._set_point + np.clip((target - self._set_point) / (SERVO_TICKS - tick), -most, most)
-            self.dynamics.step(self._set_point, _ENABLED, dt_s)
+        target, most = np.clip(action, arm.LOW, arm.HIGH), arm.VELOCITY * PERIOD_S
+        end = (self.steps + 1) * STEP_TICKS
+
+        def line(period: int) -> np.ndarray:
+            left = math.ceil(end / PERIOD_TICKS - period)  # periods that begin in this step
+            return self._set_point + np.clip((target - self._set_point) / left, -most, most)
+
+        return self.follow(line)
+
+    def follow(self, set_point: Callable[[int], np.ndarray]) -> bool:
+        """One control step; for each period that begins in it `set_point` gets its number (counted from the reset, each
+        PERIOD_S) and says where the joints (7,) are to be from then on -> whether all points are made."""
+        end = (self.steps + 1) * STEP_TICKS
+        while self._ticks < end:
+            period, into = divmod(self._ticks, PERIOD_TICKS)
+            if into == 0:
+                self._set_point = set_point(period)
+            ticks = min(PERIOD_TICKS - into, end - self._ticks)
+            self.dynamics.step(self._set_point, _ENABLED, ticks * TIMESTEP_S)
+            self._ticks += ticks
         self.steps += 1
         self._count_points()
         return self.points == TASKS[self.task].points
@@ -83,6 +104,10 @@ class PiperEnv:
     def field_of_view_rad(self, role: str) -> float:
         """-> vertical field of view [rad] of the camera behind a role."""
         return math.radians(float(self.dynamics.model.camera(role).fovy[0]))
+
+    def actuator(self, max_age_s: float = math.inf) -> ArmActuator:
+        """-> what executes chunks here: the real arm's trajectories and gate; max_age_s: of an observation."""
+        return ArmActuator(max_age_s)
 
     def close(self) -> None:
         self._renderer.close()

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from alam_control.action_gate import ActionGate
 from alam_control.chunk_buffer import TimedChunk
+from alam_sim.actuator import NO_CHUNK_YET, Actuator, Step
 from alam_sim.episode import Env, Episode, Goal
 
 MAX_LAG_S = (
     0.25  # a machine too slow to keep up slips by more than this: the world then runs slower than the wall clock
 )
-NO_CHUNK_YET = "no chunk yet"
 
 
 class RealtimeEpisode(Episode):
     """Steps at the control rate, observes every few steps, picks actions by the age of what was seen."""
 
-    def __init__(self, env: Env, goal: Goal, gate: ActionGate, start_ns: int, camera_rate_hz: float = 30.0) -> None:
-        super().__init__(env, goal, gate, start_ns)
+    def __init__(self, env: Env, goal: Goal, actuator: Actuator, start_ns: int, camera_rate_hz: float = 30.0) -> None:
+        super().__init__(env, goal, actuator, start_ns)
         self.every = max(1, round(env.contract.control_rate_hz / camera_rate_hz))
         self.slips = 0
         self._begin: float | None = None  # wall time [s] of step 0
@@ -26,8 +25,7 @@ class RealtimeEpisode(Episode):
 
     def next(self, now: float) -> str:
         """now: wall time [s] -> "observe", "step", "wait" or "end"."""
-        if self.gate.stopped:
-            self.end(False, f"stopped: {self.gate.stopped}")
+        self._end_if_stopped()
         if self.result is not None:
             return "end"
         self._begin = now if self._begin is None else self._begin
@@ -53,22 +51,19 @@ class RealtimeEpisode(Episode):
         asked = self._given_at.get(chunk.observation_id)
         if asked is None or chunk.observation_time < self.start_ns / 1e9:
             return f"observation {chunk.observation_id} is not of this episode"
-        reason = self._objection(chunk, names) or self.buffer.push(chunk, self.robot_time)
+        reason = self.actuator.offer(chunk, names, self.robot_time)
         if not reason:
             self.latencies.append(now - asked)
             self._given_at = {key: at for key, at in self._given_at.items() if at > asked}
         return reason
 
-    def step(self, now: float) -> None:
+    def step(self, now: float) -> Step | None:
         """One control step of the world: the action that is due, or a hold when there is none."""
-        pick = self.buffer.pick(self.robot_time)
-        verdict = self.gate.check(pick.action, pick.age, pick.reason if self.buffer.chunk else NO_CHUNK_YET)
-        self._hold = verdict.reason
-        self._execute(verdict.action)
+        return self._execute(waits=False)
 
     def hold_reason(self, now: float) -> str:
         """-> why the last step was a hold; "" when it was an action."""
-        return self.gate.closed or self._hold
+        return self.actuator.closed or self._hold
 
     def _due_at(self) -> float:
         """-> wall time [s] at which the next step is due."""

@@ -6,7 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from alam_common.parameters import Parameter
-from alam_common.topics import CAMERA_INFOS, CHUNK, CLOCK, CONTRACT, DIAGNOSTICS, IMAGES, JOINT_STATES, STATE
+from alam_common.topics import (
+    ARM_STATUS,
+    CAMERA_INFOS,
+    CHUNK,
+    CLOCK,
+    COMMAND,
+    CONTRACT,
+    DIAGNOSTICS,
+    IMAGES,
+    JOINT_STATES,
+    OPERATOR_STOP,
+    STATE,
+)
 from alam_models.runtime.bundle import read_card
 
 PARAMETERS = (
@@ -55,8 +67,9 @@ PIPER_PARAMETERS = tuple(
     else parameter
     for parameter in PARAMETERS
 )
-PUBLISHED = (*IMAGES.values(), *CAMERA_INFOS.values(), STATE, CONTRACT, JOINT_STATES, CLOCK, DIAGNOSTICS)
-SUBSCRIBED = (CHUNK,)
+_OF_ARMS = (JOINT_STATES, COMMAND, ARM_STATUS)
+PUBLISHED = (*IMAGES.values(), *CAMERA_INFOS.values(), STATE, CONTRACT, *_OF_ARMS, CLOCK, DIAGNOSTICS)
+SUBSCRIBED = (CHUNK, OPERATOR_STOP)
 
 
 def bundle_replan(contract: str) -> int:

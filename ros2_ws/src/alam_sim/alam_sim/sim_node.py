@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
@@ -20,7 +19,7 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
@@ -31,6 +30,7 @@ from alam_common.parameters import Parameter
 from alam_common.refusal import Refusal
 from alam_control.chunk_buffer import TimedChunk
 from alam_models.contract import Contract, disagreements
+from alam_sim.actuator import Period
 from alam_sim.episode import Env, EpisodeResult, Goal, Observed, Patience
 from alam_sim.settings import bundle_replan
 from alam_sim.world import World, WorldConfig
@@ -44,18 +44,12 @@ class RenderedEnv(Env, Protocol):
     def field_of_view_rad(self, role: str) -> float: ...
 
 
-class JointedEnv(Env, Protocol):
-    """An environment with joints: position, velocity and effort, each as long as the contract's state."""
-
-    def joints(self) -> tuple[Any, Any, Any]: ...
-
-
 @dataclass(frozen=True)
 class SimulatedRobot:
     """What makes one simulated robot another. make_env raises RuntimeError where the simulator cannot run.
 
     tasks: {name: (what one says to the robot, control steps until an attempt has failed)}. check_task raises ValueError
-    for a name that is not among them. jointed: make_env's environments are JointedEnv; /joint_states is published."""
+    for a name that is not among them."""
 
     name: str  # of the ROS node
     contract: Contract
@@ -63,7 +57,6 @@ class SimulatedRobot:
     tasks: dict[str, tuple[str, int]]
     check_task: Callable[[str], None]
     parameters: Sequence[Parameter]
-    jointed: bool = False
 
 
 class SimulatedRobotNode(Node):
@@ -84,7 +77,6 @@ class SimulatedRobotNode(Node):
         self._topics = {topic.name: publisher(self, topic) for topic in (topics.STATE, topics.CONTRACT, topics.CLOCK)}
         self._images = {role: publisher(self, topics.IMAGES[role]) for role in self._contract.roles}
         self._infos = {role: publisher(self, topics.CAMERA_INFOS[role]) for role in self._contract.roles}
-        self._joints = publisher(self, topics.JOINT_STATES) if robot.jointed else None
         self._diagnostics = Diagnostics(self, self._contract.robot, self._world.status)
 
     def open(self) -> None:
@@ -92,9 +84,7 @@ class SimulatedRobotNode(Node):
         self._fovy_rad = self._open_world()
         refuse_twin(self, self._started + DISCOVERY_S)
         subscribe(self, topics.CHUNK, self._on_chunk)
-        self.create_service(SetBool, "/robot/enable", self._on_enable)
-        self.create_service(Trigger, "/robot/stop", self._on_stop)
-        self.create_service(Trigger, "/robot/reset", self._on_reset)
+        self._offer_services()
         self._topics[topics.CONTRACT.name].publish(String(data=self._contract.to_yaml()))
         self._action = ActionServer(
             self,
@@ -138,13 +128,19 @@ class SimulatedRobotNode(Node):
         message = Clock()
         fill_stamp(message.clock, time_ns)
         self._topics[topics.CLOCK.name].publish(message)
-        if self._joints is not None:  # with the clock: a stamp never lies ahead of it
-            self._joints.publish(self._joint_state(time_ns))
+
+    def moved(self, periods: tuple[Period, ...], start_ns: int) -> None:
+        """An arm's node publishes them."""
 
     def changed(self) -> None:
         self._diagnostics.publish()
 
     # Callbacks
+
+    def _offer_services(self) -> None:
+        self.create_service(SetBool, "/robot/enable", self._on_enable)
+        self.create_service(Trigger, "/robot/stop", self._on_stop)
+        self.create_service(Trigger, "/robot/reset", self._on_reset)
 
     def _on_chunk(self, message: ActionChunk) -> None:
         try:
@@ -157,14 +153,14 @@ class SimulatedRobotNode(Node):
         self._world.offer(chunk, tuple(message.names))
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        self._world.gate.enable(request.data)
-        response.success, response.message = True, self._world.gate.closed or "enabled"
+        self._world.actuator.enable(request.data)
+        response.success, response.message = True, self._world.actuator.closed or "enabled"
         self._world.wake()
         return response
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._world.gate.stop("/robot/stop was called; call /robot/reset to go on")
-        response.success, response.message = (True, f"stopped: {self._world.gate.stopped}")
+        self._world.actuator.stop("/robot/stop was called; call /robot/reset to go on")
+        response.success, response.message = (True, f"stopped: {self._world.actuator.stopped}")
         self._world.wake()
         self._diagnostics.publish()
         return response
@@ -176,8 +172,8 @@ class SimulatedRobotNode(Node):
                 "wanted no task to run during a reset, got one; cancel it first",
             )
             return response
-        self._world.gate.reset()
-        response.success, response.message = True, self._world.gate.closed or "ready"
+        self._world.actuator.reset()
+        response.success, response.message = True, self._world.actuator.closed or "ready"
         self._diagnostics.publish()
         return response
 
@@ -205,13 +201,18 @@ class SimulatedRobotNode(Node):
 
     def _checked_goal(self, task: str, request: RunTask.Goal) -> Goal:
         self._robot.check_task(task)
-        if self._world.gate.stopped:
-            raise ValueError(f"the robot is stopped: {self._world.gate.stopped}")
+        if reason := self._refusal():
+            raise ValueError(reason)
         if not (math.isfinite(request.timeout) and request.timeout >= 0):
             raise ValueError(f"timeout: wanted seconds of robot time, 0 or more, got {request.timeout}")
         instruction, most = self._robot.tasks[task]
         steps = max(1, round(request.timeout * self._contract.control_rate_hz)) if request.timeout else most
         return Goal(int(request.seed), request.instruction or instruction, min(steps, most))
+
+    def _refusal(self) -> str:
+        """-> why no task can start now; "" when one can."""
+        stopped = self._world.actuator.stopped
+        return f"the robot is stopped: {stopped}" if stopped else ""
 
     def _cancelled(self, handle: ServerGoalHandle) -> str:
         if self._closing:
@@ -232,13 +233,6 @@ class SimulatedRobotNode(Node):
         patience = Patience(hold_after_s=values["hold_after"], give_up_s=values["policy_timeout"])
         return WorldConfig(values["mode"], replan, patience, Path(values["video_dir"]) if values["video_dir"] else None)
 
-    def _joint_state(self, time_ns: int) -> JointState:
-        message = JointState(name=list(self._contract.state_names))
-        fill_stamp(message.header.stamp, time_ns)
-        position, velocity, effort = (array("d", values) for values in cast(JointedEnv, self._world.env).joints())
-        message.position, message.velocity, message.effort = position, velocity, effort
-        return message
-
     def _open_world(self) -> dict[str, float]:
         """Make the first environment on the world's thread -> {role: vertical field of view [rad]}."""
 
@@ -246,6 +240,7 @@ class SimulatedRobotNode(Node):
             env = cast(RenderedEnv, self._world.open(self._settings["task"]))
             env.reset(0)
             env.render()
+            self._world.ready()
             return {role: env.field_of_view_rad(role) for role in self._contract.roles}
 
         try:

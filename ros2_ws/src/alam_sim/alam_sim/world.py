@@ -1,7 +1,7 @@
-"""The simulated robot behind the interface: one environment, one robot clock, one gate, one episode at a time.
+"""The simulated robot behind the interface: one environment, one robot clock, one actuator, one episode at a time.
 
 Pure: wall time comes from a `clock` that is passed in, and whatever must be published goes through an `Outlet`.
-`open`, `run` and `close` belong to one thread (a GL context does); everything else may be called from any thread."""
+`open`, `run`, `idle` and `close` belong to one thread (a GL context does); all else may be called from any thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Protocol
 from alam_common.diagnostics import ERROR, OK, WARN, Durations, Rate, Status
 from alam_control.chunk_buffer import TimedChunk
 from alam_models.contract import Contract
-from alam_sim.episode import Env, Episode, EpisodeResult, Goal, LockstepEpisode, Observed, Patience, make_gate
+from alam_sim.actuator import Actuator, Period, Step
+from alam_sim.episode import Env, Episode, EpisodeResult, Goal, LockstepEpisode, Observed, Patience
 from alam_sim.realtime import RealtimeEpisode
 from alam_sim.video import EpisodeVideo
 
@@ -39,6 +40,10 @@ class Outlet(Protocol):
 
     def observation(self, observed: Observed) -> None: ...
     def clock(self, time_ns: int) -> None: ...
+    def moved(self, periods: tuple[Period, ...], start_ns: int) -> None:
+        """What an arm did in a control step; start_ns: robot time [ns] of the reset."""
+        ...
+
     def changed(self) -> None:
         """The mode (running, holding, idle) is another one now."""
         ...
@@ -57,10 +62,9 @@ class World:
     ) -> None:
         """clock: monotonic wall time [s]."""
         self._make_env, self.contract, self._config, self._out, self._clock = (make_env, contract, config, out, clock)
-        age = REALTIME_MAX_AGE_S if config.mode == "realtime" else float("inf")
-        self.gate = make_gate(contract, age)
+        self.actuator: Actuator  # of the first environment, for all that follow: a stop outlives them
         self._env: Env | None = None
-        self._next_ns = 0
+        self._start_ns = self._next_ns = 0  # robot time [ns] of the environment's reset; of the next one's
         self._episode: Episode | None = None
         self._inbox: list[tuple[TimedChunk, tuple[str, ...]]] = []
         self._arrived = threading.Condition()
@@ -82,6 +86,9 @@ class World:
             self.close()
         if self._env is None:
             self._env = self._make_env(task)
+            if not hasattr(self, "actuator"):
+                age = REALTIME_MAX_AGE_S if self._config.mode == "realtime" else float("inf")
+                self.actuator = self._env.actuator(age)
         return self._env
 
     def close(self) -> None:
@@ -111,6 +118,7 @@ class World:
         env = self.open(task)
         with self._arrived:
             self._inbox.clear()
+        self._start_ns = self._next_ns
         episode = self._make_episode(env, goal)
         film = self._film(task, goal)
         self._episode = episode
@@ -118,7 +126,8 @@ class World:
             self._run(episode, film, cancelled, feedback)
         finally:
             self._episode = None
-            self._next_ns = episode.stamp_ns + episode.period_ns
+            self.actuator.finish()
+            self.idle()
             result = episode.result
             if film:
                 film.close(self._film_path(task, goal, result) if result else None)
@@ -130,11 +139,37 @@ class World:
         self._notice_mode("idle")
         return result
 
+    def ready(self) -> None:
+        """The environment was reset by its owner: the robot is there, and rests."""
+        assert self._env is not None
+        self._start_ns = self._next_ns
+        self.actuator.begin(self._env, self._start_ns)
+        self.actuator.finish()
+        self.idle()
+
+    def idle(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """No task runs: move the world on until the robot is at rest and has taken up what a person asked of it.
+
+        Against the wall clock in realtime mode."""
+        assert self._env is not None
+        period_ns = round(1e9 / self.contract.control_rate_hz)
+        due = self._clock()
+        while self.actuator.restless and not cancelled():
+            due += period_ns / 1e9
+            while self._config.mode == "realtime" and (early_s := due - self._clock()) > 0:
+                with self._arrived:
+                    self._arrived.wait(early_s)
+            now_ns = self._start_ns + self._env.steps * period_ns
+            step = self.actuator.step(now_ns / 1e9, waits=False)
+            if step is not None:
+                self._tell(step, now_ns + period_ns)
+        self._next_ns = self._start_ns + (self._env.steps + 1) * period_ns
+
     def mode(self, now: float) -> tuple[str, str]:
         """-> "idle", "running" or "holding", and why it holds."""
         episode = self._episode
         if episode is None or episode.result is not None:
-            return ("holding", self.gate.closed) if self.gate.closed else ("idle", "")
+            return ("holding", self.actuator.closed) if self.actuator.closed else ("idle", "")
         reason = episode.hold_reason(now)  # type: ignore[attr-defined]
         return ("holding", reason) if reason else ("running", "")
 
@@ -142,7 +177,7 @@ class World:
         """now: wall time [s] -> what /diagnostics says of this robot."""
         mode, reason = self.mode(now)
         episode = self._episode
-        level = OK if mode != "holding" else ERROR if self.gate.stopped else WARN
+        level = OK if mode != "holding" else ERROR if self.actuator.stopped else WARN
         values = {
             "mode": mode,
             "reason": reason,
@@ -156,8 +191,8 @@ class World:
             "last_rejection": self.rejection,
             "chunk_latency_p50_ms": f"{self._latency.percentile_ms(50):.1f}",
             "chunk_latency_p99_ms": f"{self._latency.percentile_ms(99):.1f}",
-            "actions_clipped": str(self.gate.clipped),
-            "actions_held": str(self.gate.held),
+            "actions_clipped": str(self.actuator.clipped),
+            "actions_held": str(self.actuator.held),
             "slips": str(episode.slips) if isinstance(episode, RealtimeEpisode) else "0",
             "last_episode": self._last,
         }
@@ -165,8 +200,8 @@ class World:
 
     def _make_episode(self, env: Env, goal: Goal) -> LockstepEpisode | RealtimeEpisode:
         if self._config.mode == "realtime":
-            return RealtimeEpisode(env, goal, self.gate, self._next_ns, CAMERA_RATE_HZ)
-        return LockstepEpisode(env, goal, self.gate, self._next_ns, self._config.replan, self._config.patience)
+            return RealtimeEpisode(env, goal, self.actuator, self._next_ns, CAMERA_RATE_HZ)
+        return LockstepEpisode(env, goal, self.actuator, self._next_ns, self._config.replan, self._config.patience)
 
     def _run(
         self,
@@ -201,13 +236,20 @@ class World:
             elif todo == "step":
                 if film and episode.env.steps % every == 0:
                     film.add(episode.frames())
-                episode.step(now)
-                if self._config.mode == "realtime":
-                    self._out.clock(episode.stamp_ns)
+                step = episode.step(now)
+                if step is not None:
+                    self._tell(step, episode.stamp_ns)
             elif (wait_s := episode.wait_s(now)) > 0:
                 with self._arrived:
                     if not self._inbox:
                         self._arrived.wait(wait_s)
+
+    def _tell(self, step: Step, stamp_ns: int) -> None:
+        """The clock first: no stamp of an arm's periods lies ahead of it."""
+        if self._config.mode == "realtime" or step.periods:
+            self._out.clock(stamp_ns)
+        if step.periods:
+            self._out.moved(step.periods, self._start_ns)
 
     def _take_chunks(self, episode: LockstepEpisode | RealtimeEpisode) -> None:
         with self._arrived:
