@@ -16,6 +16,7 @@ from alam_piper.units import to_micrometres, to_millidegrees
 REPLIES = {*range(0x251, 0x257), *range(0x261, 0x267), *range(0x2A1, 0x2A9), 0x473, 0x476, 0x478, 0x47C, wire.FIRMWARE}
 MOTION = {*wire.JOINTS, *wire.MIT, wire.GRIPPER}
 MOVE_J, MOVE_MIT, MIT_WORD = 1, 4, 0xAD  # of frame 151
+ON, ON_CLEARED = 1, 3  # codes of the gripper's frame
 MOST_EFFORT_NM = 1.0  # of the gripper's drive, as the gate allows it
 MIT_STEP = {name: 2 * most / (2**bits - 1) for name, (most, bits) in wire.MIT_RANGES.items()}  # [rad], [rad/s]
 
@@ -93,18 +94,17 @@ def forbidden(frames: Iterable[Frame], may: Iterable[str] = ()) -> list[str]:
 
 def wanted(position: np.ndarray, velocity: np.ndarray, mit: bool) -> list[tuple[int, Callable[[bytes], bool]]]:
     """A passed command, each (7,) -> what may go to the bus for it, in order: ids, and whether data say the same."""
-    if mit:
-        joints = [(number, _same_mit(position[k], velocity[k])) for k, number in enumerate(wire.MIT)]
-    else:
-        frames = wire.pairs(wire.JOINTS, [to_millidegrees(float(value)) for value in position[:6]])
-        joints = [(number, data.__eq__) for number, data in frames]
+    frames = wire.pairs(wire.JOINTS, [to_millidegrees(float(value)) for value in position[:6]])
+    joints: list[tuple[int, Callable[[bytes], bool]]] = [(number, data.__eq__) for number, data in frames]
+    if mit:  # only while it gets power is the arm in position mode
+        joints += [(number, _same_mit(position[k], velocity[k])) for k, number in enumerate(wire.MIT)]
     return [*joints, (wire.GRIPPER, _same_gripper(to_micrometres(float(position[6]))))]
 
 
 def _same_gripper(stroke: int) -> Callable[[bytes], bool]:
     def same(data: bytes) -> bool:
         got, effort, code, zero = wire.read_gripper(data)
-        return (got, code, zero) == (stroke, 1, 0) and 0 <= effort <= MOST_EFFORT_NM * 1000
+        return (got, zero) == (stroke, 0) and code in (ON, ON_CLEARED) and 0 <= effort <= MOST_EFFORT_NM * 1000
 
     return same
 

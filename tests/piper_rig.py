@@ -145,5 +145,6 @@ class Driven:
         self.watch.close()
         assert self.loop.error is None
         if kind is None:
-            assert forbidden(self.watch.frames, self.may) == []
-            assert unexplained(self.watch.frames, self.passed, self.driver.config.mit) == []
+            assert not forbidden(self.watch.frames, self.may), forbidden(self.watch.frames, self.may)
+            strange = unexplained(self.watch.frames, self.passed, self.driver.config.mit)
+            assert not strange, strange

@@ -33,7 +33,13 @@ def test_cameras_that_were_never_seen_are_infinitely_old():
     assert (SharedArm().camera_stamps == -np.inf).all()
 
 
-@given(st.lists(st.tuples(st.booleans(), st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=40))))
+@given(
+    st.lists(
+        st.tuples(
+            st.booleans(), st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40)
+        )
+    )
+)
 def test_each_stop_is_said_once_in_order(steps):
     node, asked = SharedArm(), []
     loop = SharedArm(node.fd)
@@ -62,8 +68,9 @@ def test_a_flood_of_stops_from_many_threads_still_stops():
     said = list(iter(loop.stop_asked, ""))
     assert len(said) == len(set(said)) == 8 and all(text.startswith("reason ") and len(text) == 256 for text in said)
     assert node.stop_taken(50)
-    node.ask_stop("")
-    assert loop.stop_asked(), "a stop without a reason is a stop"
+    for reason in ("", "\ud800"):
+        node.ask_stop(reason)
+        assert loop.stop_asked(), "a stop without a reason, or with a broken one, is a stop"
 
 
 def test_asking_whether_to_stop_makes_nothing():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import math
+import os
 import re
 import signal
 import sys
@@ -21,6 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from alam_common.cores_io import loop_core
 from alam_control.arm_executor import ArmExecutor
 from alam_control.arm_gate import MOVING, GateConfig
 from alam_piper import arm
@@ -53,6 +55,7 @@ class ArmProcess:
             settings["max_camera_age"],
             settings["max_feedback_age"],
             settings["following_error"],
+            max_gripper_effort_nm=settings["gripper_effort"],
         )
         geometry = piper_geometry(settings["link_margin"], settings["table_clearance"])
         self._executor = ArmExecutor(arm.NAMES, piper_limits(settings["speed"]), geometry, config, PERIOD_S)
@@ -67,7 +70,8 @@ class ArmProcess:
         self._stop_input: StopInput | None = None
         self._driver = PiperDriver(self._executor, driver, self._hardware_stop)
         self._roles = arm.piper_contract().roles
-        self._loop = RealTimeLoop(self._tick, PERIOD_S, settings["priority"], settings["cpu"])
+        core = settings["cpu"] if settings["cpu"] >= 0 else loop_core()
+        self._loop = RealTimeLoop(self._tick, PERIOD_S, settings["priority"], core)
         self._warnings: list[str] = []
         self._command_age, self._to_bus = Histogram(), Histogram()
         self._accepted = 0
@@ -318,6 +322,8 @@ def main() -> None:
     threading.Thread(target=serve, args=(process, Connection(chunks)), name="chunks", daemon=True).start()
     serve(process, ask)
     process.end()
+    sys.stderr.flush()
+    os._exit(0)  # what ruckig's bindings say of objects that an end in the midst of threads leaves is no news
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ class PiperNode(LifecycleNode):
             "chunk_rate_hz": f"{self._chunks.rate_hz(now):.1f}",
             **said.figures,
         }
-        sentence = f"{said.mode}: {said.reason}" if said.reason else said.mode
+        sentence = said.reason if said.reason.startswith(said.mode) else f"{said.mode}: {said.reason}".rstrip(": ")
         return Status(level, "; ".join(filter(None, (sentence, *said.faults, *self._loop_warnings))), values)
 
     # Callbacks

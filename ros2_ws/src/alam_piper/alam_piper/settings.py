@@ -40,6 +40,7 @@ PARAMETERS = (
     Parameter(
         "following_error", 0.25, "stop when a joint stays this far from its command", unit="rad", low=0.02, high=1.0
     ),
+    Parameter("gripper_effort", 1.0, "the most effort that the gripper's drive may use", unit="N*m", low=0.0, high=5.0),
     Parameter("table_clearance", 0.0, "height above the base plane that the hand keeps", unit="m", low=-0.2, high=0.5),
     Parameter("link_margin", 0.01, "distance that links keep from each other", unit="m", low=0.0, high=0.1),
     Parameter(

@@ -75,7 +75,7 @@ class SharedArm:
         """Ask the loop to stop the arm -> the request's number. At once, from any thread of the one process that asks.
 
         A reason longer than its place is cut; more than eight requests in one period of the loop become eight."""
-        text = (reason or _NO_REASON).encode()[:_REASON_BYTES].ljust(_REASON_BYTES, b"\0")
+        text = (reason or _NO_REASON).encode(errors="replace")[:_REASON_BYTES].ljust(_REASON_BYTES, b"\0")
         with self._asking:
             number = self._words[_STOPS]
             first = number % _REASONS * _REASON_BYTES
