@@ -18,11 +18,10 @@ from scipy.interpolate import CubicSpline
 from alam_control.joint_limits import JointLimits, stopping_point, velocity_peak
 
 State = tuple[np.ndarray, np.ndarray, np.ndarray]  # position, velocity, acceleration, each (J,)
-SMOOTHING = (0.0, 0.3, 3.0, 30.0, 300.0)  # weights of the squared third differences, tried in this order
-QUIET = 0.5  # part of the limits that smoothed rows may ask for where more smoothing helps: the rest was noise
+SMOOTHING = (0.3, 3.0, 30.0, 300.0)  # weights of the squared third differences
 MOVED = 0.01  # part of a channel's range by which its rows may be moved, by smoothing and by drawing in
-BLENDS = (4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96)  # [periods] a blend may last
-GENTLE = (0.3, 0.6, 1.0)  # parts of the limits: the shortest blend within the first that any is within
+BLENDS = (4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96)  # [periods] that a blend may last
+GENTLE, NEARLY = 0.3, 1.05  # the shortest blend that asks for this part of the limits, or nearly the least that one can
 MARGIN = 0.98  # of the limits, for what is sampled rather than solved
 _SAMPLES = np.linspace(0.0, 1.0, 13)[:, None, None]
 _TINY = 1e-10  # [rad], [m] of rounding at a position limit
@@ -80,32 +79,32 @@ def _through(
     times: np.ndarray, rows: np.ndarray, ticks: np.ndarray, limits: JointLimits
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """-> position, velocity, acceleration (3, N, J) at the ticks of splines through the rows; (J,) bool: which of them
-    keep the limits from the first row on, and which go through smoothed rows."""
+    keep the limits from the first row on, and which go through smoothed rows.
+
+    How much is smoothed is what generalised cross-validation (Craven and Wahba 1978) makes of the noise, or more."""
     spacing = (times[-1] - times[0]) / (len(times) - 1)
     at = (ticks - times[0]) / spacing
     piece = at.astype(int).clip(0, len(rows) - 2)
     u, first = (at - piece)[:, None], int(np.searchsorted(at, 0.0))
     span, most = limits.high - limits.low, MARGIN * _limits_of_motion(limits) * spacing ** np.arange(1, 4)[:, None]
-    states = np.zeros((3, len(ticks), rows.shape[1]))
-    follows, smoothed, settled = np.zeros((3, rows.shape[1]), bool)
-    for weight in SMOOTHING if len(rows) >= 4 else SMOOTHING[:1]:
-        tried = _smoother(len(rows), weight) @ rows if weight else rows
+    smoothers, freedom = _smoothers(len(rows))
+    candidates = np.concatenate([rows[None], smoothers @ rows])  # (1 + W, H, J)
+    channels = np.arange(rows.shape[1])
+    level = np.zeros_like(channels)  # of each channel, which candidate
+    while True:
+        tried = candidates[level, :, channels].T
         spline = _motion((_cubics(len(rows)) @ tried)[:, piece], u)
         position = spline[0, first:]
         swing = np.maximum(limits.low - position, position - limits.high).max(0, initial=0.0)
         spline *= 1 - 2 * swing / span
         spline[0] += 2 * swing / span * limits.low + swing
-        peak = (np.abs(spline[1:, first:]).max(1, initial=0.0) / most).max(0)  # of the limits
-        able = (np.abs(tried - rows).max(0) + swing <= MOVED * span) & (peak <= 1.0)
-        quiet = peak <= (QUIET if weight else 1.0)
-        new = able & ~settled & (quiet | ~follows)
-        states[:, :, new] = spline[:3, :, new]
-        smoothed[new] = weight > 0
-        follows |= able
-        settled |= able & quiet
-        if settled.all():
-            break
-    return states / spacing ** np.arange(3)[:, None, None], follows, smoothed
+        near = np.abs(tried - rows).max(0) + swing <= MOVED * span
+        able = near & (np.abs(spline[1:, first:]).max(1, initial=0.0) <= most).all(0)
+        more = near & ~able & (level < len(smoothers))
+        if not more.any():
+            return spline[:3] / spacing ** np.arange(3)[:, None, None], able, level > 0
+        likely = (((candidates[1:] - rows) ** 2).sum(1) / freedom[:, None] ** 2).argmin(0) + 1
+        level = np.where(more, np.maximum(level + 1, likely), level)
 
 
 def _join(states: np.ndarray, start: State, limits: JointLimits, period_s: float) -> np.ndarray:
@@ -122,13 +121,13 @@ def _join(states: np.ndarray, start: State, limits: JointLimits, period_s: float
     low, high = _reach(start, limits)
     able = ((blends[0] >= low - _TINY) & (blends[0] <= high + _TINY)).all(0)  # (M, J)
     peak = (np.abs(blends[1:]).max(1) / (_limits_of_motion(limits)[:, None] * per[1:])).max(0) / MARGIN
-    rank = np.where(able, np.searchsorted(GENTLE, peak), len(GENTLE)) * len(ends) + np.arange(len(ends))[:, None]
-    best = rank.argmin(0)
+    peak[~able] = np.inf
+    best = (peak <= np.maximum(NEARLY * peak.min(0), GENTLE)).argmax(0)
     c = np.take_along_axis(c, best[None, None], 1)[:, 0]  # (6, J)
     tick = np.arange(ends[best].max())[:, None]
     joined = _motion(c[::-1], tick / ends[best])[:3] / (period_s * ends[best]) ** np.arange(3)[:, None, None]
     np.copyto(states[:, : len(tick)], joined, where=tick < ends[best])
-    return rank.min(0) < len(GENTLE) * len(ends)
+    return peak.min(0) <= 1.0
 
 
 def _motion(c: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -162,10 +161,14 @@ def _cubics(count: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def _smoother(count: int, weight: float) -> np.ndarray:
-    """-> (count, count): rows times this minimise squared distances from the rows plus weighted third differences."""
+def _smoothers(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """-> (W, count, count): times rows, those that minimise their squared distances from the rows plus weighted third
+    differences, for each weight; (W,): the part of the rows' freedom that each takes."""
+    if count < 4:
+        return np.empty((0, count, count)), np.empty(0)
     third = np.diff(np.eye(count), n=3, axis=0)
-    return np.linalg.inv(np.eye(count) + weight * third.T @ third)
+    found = np.linalg.inv(np.eye(count) + np.multiply.outer(SMOOTHING, third.T @ third))
+    return found, 1 - np.trace(found, axis1=1, axis2=2) / count
 
 
 def _pursue(start: list[float], goals: np.ndarray, limits: JointLimits, channel: int, period_s: float) -> np.ndarray:
