@@ -21,7 +21,7 @@ State = tuple[np.ndarray, np.ndarray, np.ndarray]  # position, velocity, acceler
 SMOOTHING = (0.3, 3.0, 30.0, 300.0)  # weights of the squared third differences
 MOVED = 0.01  # part of a channel's range by which its rows may be moved, by smoothing and by drawing in
 BLENDS = (4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96)  # [periods] that a blend may last
-GENTLE, NEARLY = 0.3, 1.05  # the shortest blend that asks for this part of the limits, or nearly the least that one can
+GENTLE, NEARLY = 0.3, 1.2  # the shortest blend that asks for this part of the limits, or nearly the least that one can
 MARGIN = 0.98  # of the limits, for what is sampled rather than solved
 _SAMPLES = np.linspace(0.0, 1.0, 13)[:, None, None]
 _TINY = 1e-10  # [rad], [m] of rounding at a position limit
@@ -48,18 +48,20 @@ def splice(
     ticks = begin + period_s * np.arange(count + 1)
     if len(rows) == 1:
         rows, times = np.repeat(rows, 2, 0), np.array([times[0], times[0] + period_s])
-    states, follows, smoothed = _through(times, rows, ticks, limits)
-    follows &= _join(states, start, limits, period_s)
+    first = int(np.searchsorted(ticks, times[0]))  # from here on there is a spline; before it, only its continuation
+    states, follows, smoothed = _through(times, rows, ticks, first, limits)
+    follows &= _join(states, start, first, limits, period_s)
     states = states[:, 1:]
     # The gate asks that every setpoint can be stopped inside the limits: where a path turns at a limit it could not.
     low, high = _reach(start, limits)
     stops = stopping_point(states[0], states[1], states[2], limits)
     follows &= ((stops >= low - _TINY) & (stops <= high + _TINY)).all(0)
     follows &= (np.abs(velocity_peak(states[1], states[2], limits)) <= limits.velocity).all(0)
-    states[0] = states[0].clip(low, high)
     for channel in np.flatnonzero(~follows):
         goals = np.interp(ticks[1:], times, rows[:, channel])
         states[:, :, channel] = _pursue([float(x[channel]) for x in start], goals, limits, int(channel), period_s)
+    inside = states[0].clip(low, high)
+    states[0] = np.where(np.abs(inside - states[0]) < _TINY, inside, states[0])  # rounding alone
     return Table(states, smoothed & follows, ~follows)
 
 
@@ -76,16 +78,16 @@ def quintic(start: State, end: State, duration: np.ndarray | float) -> np.ndarra
 
 
 def _through(
-    times: np.ndarray, rows: np.ndarray, ticks: np.ndarray, limits: JointLimits
+    times: np.ndarray, rows: np.ndarray, ticks: np.ndarray, first: int, limits: JointLimits
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """-> position, velocity, acceleration (3, N, J) at the ticks of splines through the rows; (J,) bool: which of them
-    keep the limits from the first row on, and which go through smoothed rows.
+    keep the limits from tick `first` on, and which go through smoothed rows.
 
     How much is smoothed is what generalised cross-validation (Craven and Wahba 1978) makes of the noise, or more."""
     spacing = (times[-1] - times[0]) / (len(times) - 1)
     at = (ticks - times[0]) / spacing
     piece = at.astype(int).clip(0, len(rows) - 2)
-    u, first = (at - piece)[:, None], int(np.searchsorted(at, 0.0))
+    u = (at - piece)[:, None]
     span, most = limits.high - limits.low, MARGIN * _limits_of_motion(limits) * spacing ** np.arange(1, 4)[:, None]
     smoothers, freedom = _smoothers(len(rows))
     candidates = np.concatenate([rows[None], smoothers @ rows])  # (1 + W, H, J)
@@ -107,10 +109,10 @@ def _through(
         level = np.where(more, np.maximum(level + 1, likely), level)
 
 
-def _join(states: np.ndarray, start: State, limits: JointLimits, period_s: float) -> np.ndarray:
+def _join(states: np.ndarray, start: State, first: int, limits: JointLimits, period_s: float) -> np.ndarray:
     """Overwrite the beginning of `states` (3, N, J), the first of them when `start` is commanded, by quintics from
-    `start` to one of BLENDS -> (J,) bool: which channels have such a blend inside the limits."""
-    ends = np.array([blend for blend in BLENDS if blend < states.shape[1]])
+    `start` that end after one of BLENDS, at tick `first` or later -> (J,) bool: which have one inside the limits."""
+    ends = np.array([blend for blend in BLENDS if first <= blend < states.shape[1]])
     if not len(ends):
         return np.zeros(len(limits.low), bool)
     # In units of each blend's duration: one set of samples serves all.
@@ -122,7 +124,7 @@ def _join(states: np.ndarray, start: State, limits: JointLimits, period_s: float
     able = ((blends[0] >= low - _TINY) & (blends[0] <= high + _TINY)).all(0)  # (M, J)
     peak = (np.abs(blends[1:]).max(1) / (_limits_of_motion(limits)[:, None] * per[1:])).max(0) / MARGIN
     peak[~able] = np.inf
-    best = (peak <= np.maximum(NEARLY * peak.min(0), GENTLE)).argmax(0)
+    best = (peak <= np.clip(NEARLY * peak.min(0), GENTLE, 1.0)).argmax(0)
     c = np.take_along_axis(c, best[None, None], 1)[:, 0]  # (6, J)
     tick = np.arange(ends[best].max())[:, None]
     joined = _motion(c[::-1], tick / ends[best])[:3] / (period_s * ends[best]) ** np.arange(3)[:, None, None]
