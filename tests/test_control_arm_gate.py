@@ -157,6 +157,32 @@ def test_the_effort_of_the_gripper_is_clamped(asked, given):
     assert moving().check(rest, asked).gripper_effort_nm == given
 
 
+@pytest.mark.parametrize(("limit", "measured", "stops"), [(1.0, 1.4, False), (1.0, -1.6, True), (0.4, 0.7, True)])
+def test_a_gripper_whose_drive_does_not_keep_its_limit_is_a_stop_when_it_lasts(limit, measured, stops):
+    gate = ArmGate(LIMITS, GEOMETRY, GateConfig(max_gripper_effort_nm=limit), PERIOD)
+    gate.start(arm.HOME)
+    gate.change("enable", "")
+    squeezing = Sensed(arm.HOME, ZERO, measured * np.eye(7)[6], 0.005)
+    assert gate.stop_reason(squeezing, 1.0) == ""
+    assert gate.stop_reason(squeezing, 1.29) == ""
+    assert gate.stop_reason(Sensed(arm.HOME, ZERO, ZERO, 0.005), 1.295) == ""  # a blow does not last
+    assert gate.stop_reason(squeezing, 1.31) == ""
+    assert gate.stop_reason(squeezing, 1.6) == ""
+    assert ("the gripper presses" in gate.stop_reason(squeezing, 1.62)) == stops
+
+
+def test_a_grasp_at_the_limit_and_efforts_of_the_joints_are_no_reason_to_stop():
+    gate = moving()
+    for tick in range(1000):
+        assert gate.stop_reason(Sensed(arm.HOME, ZERO, np.array([9.0] * 6 + [1.0]), 0.005), tick * PERIOD) == ""
+
+
+def test_a_gripper_effort_that_is_no_number_is_a_stop():
+    gate = moving()
+    reasons = [gate.stop_reason(Sensed(arm.HOME, ZERO, ZERO * NAN, 0.005), tick * PERIOD) for tick in range(80)]
+    assert not any(reasons[:59]) and "gripper" in reasons[-1]
+
+
 def test_what_passes_is_numbered_and_is_a_copy():
     gate = moving()
     setpoint = Setpoint(arm.HOME.copy(), ZERO, ZERO, "rest", NAN)

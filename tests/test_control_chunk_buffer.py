@@ -68,12 +68,15 @@ def test_wrong_chunks_are_refused_with_a_reason_and_change_nothing(wrong, reason
     assert (buffer.accepted, buffer.rejected, buffer.rejection) == (1, 1, refused)
 
 
-def test_clear_begins_a_new_episode():
+def test_clear_forgets_the_chunk_but_not_the_order():
     buffer = ChunkBuffer(2)
-    buffer.push(chunk(5.0), 5.0)
+    buffer.push(chunk(4.9, number=1), 4.9)
+    buffer.push(chunk(5.0, number=2), 5.0)
     buffer.clear()
     assert buffer.pick(5.0).reason == "no chunk"
-    assert buffer.push(chunk(1.0), 1.0) == ""
+    assert "out of order" in buffer.push(chunk(4.9, number=1), 5.0)
+    assert "duplicate" in buffer.push(chunk(5.0, number=2), 5.0)
+    assert buffer.push(chunk(5.01, number=3), 5.01) == ""
 
 
 def test_replan_is_due_after_as_many_rows_or_without_a_chunk():

@@ -16,7 +16,6 @@ from alam_piper.geometry import piper_limits
 DT, PERIOD = 1 / 30, 0.005
 LIMITS = piper_limits()
 ZERO = np.zeros(7)
-INSET = 1e-3 * (arm.HIGH - arm.LOW)
 
 
 def fractions(positions):
@@ -88,8 +87,8 @@ def test_chains_of_random_chunks_stay_inside_every_limit(jump):
     goal = wave(0.0)
     for _ in range(300):
         count, latency = int(rng.integers(1, 50)), rng.uniform(0, 0.4)
-        goal = np.clip(goal + rng.normal(0, jump, 7) * arm.HIGH, arm.LOW + INSET, arm.HIGH - INSET)
-        rows = np.clip(goal + rng.normal(0, jump, (count, 7)) * 0.1 * arm.HIGH, arm.LOW + INSET, arm.HIGH - INSET)
+        goal = np.clip(goal + rng.normal(0, jump, 7) * arm.HIGH, arm.LOW, arm.HIGH)
+        rows = np.clip(goal + rng.normal(0, jump, (count, 7)) * 0.1 * arm.HIGH, arm.LOW, arm.HIGH)
         table = splice(state, now, now - latency + DT * np.arange(1, count + 1), rows, LIMITS, PERIOD)
         if table is None:
             continue
@@ -105,7 +104,7 @@ def test_chains_of_random_chunks_stay_inside_every_limit(jump):
 def test_stated_velocity_and_acceleration_are_those_of_the_positions():
     rng = np.random.default_rng(1)
     for _ in range(50):
-        times, rows = DT * np.arange(1, 31), rng.uniform(arm.LOW + INSET, arm.HIGH - INSET, (30, 7))
+        times, rows = DT * np.arange(1, 31), rng.uniform(arm.LOW, arm.HIGH, (30, 7))
         p, v, a = splice((wave(0.0), ZERO, ZERO), 0.0, times, rows, LIMITS, PERIOD).states
         assert (np.abs(np.diff(a, axis=0)) <= arm.JERK * PERIOD * 1.0001).all()
         assert (np.abs(np.diff(v, axis=0) / PERIOD - (a[1:] + a[:-1]) / 2) <= arm.JERK * PERIOD * 0.51).all()
@@ -129,6 +128,26 @@ def test_noise_is_smoothed_and_not_pursued():
         table = splice(START, 0.0, times, wave(times) + rng.normal(size=(30, 7)) * noise, LIMITS, PERIOD)
         assert table.smoothed.any() and not table.pursued.any()
         assert (np.abs(table.states[0] - wave(ticks)).max(0) < 6 * noise).all()
+
+
+def test_rows_that_come_to_a_limit_and_stay_are_followed_and_end_at_it_exactly():
+    """A gripper that closes, and joints that come to 0: the cubic would swing over the limit."""
+    times, ticks = DT * np.arange(1, 41), PERIOD * np.arange(1, 267)
+    s = np.clip(times / 0.8, 0, 1)[:, None]
+    start = wave(0.0)
+    start[[1, 2, 6]] = 0.15, -0.15, 0.06
+    goal = start.copy()
+    goal[[1, 2, 6]] = 0.0
+    rows = start + (goal - start) * (10 * s**3 - 15 * s**4 + 6 * s**5)
+    table = splice((start, ZERO, ZERO), 0.0, times, rows, LIMITS, PERIOD)
+    assert not table.smoothed.any() and not table.pursued.any()
+    position = table.states[0]
+    assert (position >= arm.LOW).all() and (position <= arm.HIGH).all()
+    wanted = np.stack([np.interp(ticks, times, rows[:, joint]) for joint in range(7)], 1)
+    assert (np.abs(position - wanted)[20:].max(0) < [1e-3] * 6 + [3e-4]).all()
+    later = DT * np.arange(31, 61)
+    table = splice((goal, ZERO, ZERO), DT * 30, later, np.repeat(goal[None], 30, 0), LIMITS, PERIOD)
+    assert (table.states[0] == goal).all() and (table.states[1:] == 0).all()
 
 
 def test_a_jump_takes_as_long_as_the_limits_say():

@@ -19,8 +19,7 @@ from alam_control.kinematics import ArmGeometry
 
 CLIP = 0.02  # rows outside the position limits by up to this part of the range are clipped, beyond it refused
 SAG = 0.05  # [rad], [m] that an arm may be measured beyond a limit and still begin at it
-SLOWEST_S, LONGEST_S = 0.5, 10.0  # [s] from row to row of a chunk, and all of it: its table is made at once
-INSET = 1e-3  # part of the range that clipped rows keep from the limit: a spline through them may swing a little
+SLOWEST_S, LONGEST_S, MOST_ROWS = 0.5, 10.0, 500  # [s] from row to row of a chunk, all of it: its table is made at once
 
 
 class ArmExecutor:
@@ -76,8 +75,7 @@ class ArmExecutor:
                 self._buffer.rejection = reason
             else:
                 rows = np.asarray(chunk.actions, np.float64)
-                inset = INSET * (self.limits.high - self.limits.low)
-                safe = np.clip(rows, self.limits.low + inset, self.limits.high - inset)
+                safe = np.clip(rows, self.limits.low, self.limits.high)  # rows inside stay as they are, to the bit
                 timed = TimedChunk(safe, chunk.observation_time, chunk.observation_id, chunk.dt, chunk.policy_id)
                 reason = self._buffer.push(timed, now)
                 if not reason:
@@ -212,10 +210,11 @@ class ArmExecutor:
             return f"wanted (H, {len(self.names)}) actions, got shape {rows.shape} {rows.dtype}"
         if not (finite := np.isfinite(rows)).all():
             return f"wanted finite actions, got {int((~finite).sum())} of {finite.size} numbers that are not"
-        if not self.gate.period_s <= chunk.dt <= SLOWEST_S or len(rows) * chunk.dt > LONGEST_S:
+        spaced = self.gate.period_s <= chunk.dt <= SLOWEST_S  # false for NaN
+        if not spaced or len(rows) > MOST_ROWS or len(rows) * chunk.dt > LONGEST_S:
             return (
-                f"wanted a row each {self.gate.period_s:g} to {SLOWEST_S:g} s, at most {LONGEST_S:g} s of them, "
-                f"got {len(rows)} each {chunk.dt:g} s"
+                f"wanted a row each {self.gate.period_s:g} to {SLOWEST_S:g} s, at most {MOST_ROWS} and {LONGEST_S:g} s "
+                f"of them, got {len(rows)} each {chunk.dt:g} s"
             )
         span = self.limits.high - self.limits.low
         outside = np.maximum(self.limits.low - rows, rows - self.limits.high).max(0)

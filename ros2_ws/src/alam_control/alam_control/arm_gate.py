@@ -37,8 +37,12 @@ _MOTION = ("velocity", "acceleration", "jerk", "stated velocity's error", "state
 @dataclass(frozen=True)
 class GateConfig:
     """Ages [s] beyond which the arm holds; following error [rad] (joints only) that, when it lasts, is a stop: how far
-    a joint is from everywhere that it was sent during the last `following_lag_s`, for every drive lags; the most effort
-    [N*m] of the gripper's drive that a command may ask for."""
+    a joint is from everywhere that it was sent during the last `following_lag_s`, for every drive lags.
+
+    `max_gripper_effort_nm` [N*m]: the most that a command lets the gripper's drive use. A grasp presses with just that
+    for as long as it lasts, so a measured effort at the limit is no reason to stop closing. One beyond
+    `gripper_excess` times the limit, for `gripper_excess_s`, says that the drive does not keep it: a stop, for a hold
+    would end by itself and squeeze on."""
 
     max_chunk_age_s: float = 1.0
     max_camera_age_s: float = 0.25
@@ -47,6 +51,8 @@ class GateConfig:
     following_error_s: float = 0.1
     following_lag_s: float = 0.15
     max_gripper_effort_nm: float = 1.0
+    gripper_excess: float = 1.5
+    gripper_excess_s: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ class ArmGate:
         noise = _GRAIN / np.array([[dt], [dt**2], [dt**3], [dt], [dt**2]])  # of differences of rounded positions
         self._most = most * (1 + _ROUNDING) + noise
         self._apart_since: float | None = None
+        self._squeezes_since: float | None = None
         self._sent = np.zeros((max(1, round(config.following_lag_s / period_s)), len(limits.low)))  # commands, a ring
         self._beyond = np.zeros_like(limits.low)  # how far outside its limits each joint may still be: where it began
         self._judged = -np.inf  # [m] the clearance of the command judged last
@@ -119,7 +126,7 @@ class ArmGate:
         self._last = np.array(position, np.float64)
         self._step = np.zeros_like(self._last)
         self._bend = np.zeros_like(self._last)
-        self._apart_since = None
+        self._apart_since = self._squeezes_since = None
         self._sent[:] = self._last
         self._beyond = np.maximum(_outside(self._last, self.limits), 0.0)
         self._floor = min(0.0, float(clearance(self.geometry, self._last[: self._joints])))
@@ -133,8 +140,10 @@ class ArmGate:
         if sensed.faults:
             return sensed.faults[0]
         if self._last is None or self.mode == DISABLED or not sensed.feedback_age_s <= self.config.max_feedback_age_s:
-            self._apart_since = None
+            self._apart_since = self._squeezes_since = None
             return ""
+        if reason := self._squeezes(sensed, now):
+            return reason
         at, sent = sensed.position[: self._joints], self._sent[:, : self._joints]
         apart = np.maximum(np.maximum(sent.min(0) - at, at - sent.max(0)), 0.0)
         if apart.max() <= self.config.following_error_rad:  # false for NaN
@@ -145,6 +154,18 @@ class ArmGate:
             return ""
         joint = int(apart.argmax()) + 1
         return f"following error: joint{joint} is {apart.max():.2f} rad from where it was sent; is it blocked?"
+
+    def _squeezes(self, sensed: Sensed, now: float) -> str:
+        """-> why the gripper's measured effort is a stop; "" when it is none. All channels but the joints grip."""
+        effort = float(np.abs(sensed.effort[self._joints :]).max(initial=0.0))
+        most = self.config.max_gripper_effort_nm
+        if effort <= self.config.gripper_excess * most:  # false for NaN
+            self._squeezes_since = None
+            return ""
+        self._squeezes_since = now if self._squeezes_since is None else self._squeezes_since
+        if now - self._squeezes_since < self.config.gripper_excess_s:
+            return ""
+        return f"the gripper presses with {effort:.2f} N*m, limit {most:.2f}: its drive does not keep the limit"
 
     def hold_reason(self, sensed: Sensed, cameras: bool) -> str:
         """-> why the arm may not move on now; "" when it may. cameras: the motion is a policy's, who must see."""

@@ -45,7 +45,7 @@ class ChunkBuffer:
             raise ValueError(f"chunk buffer: wanted width >= 1 and max_age > 0, got {width} and {max_age}")
         self._width, self._max_age = width, max_age
         self._chunk: TimedChunk | None = None
-        self._newest = -math.inf  # observation time of the newest chunk ever taken since clear()
+        self._newest = -math.inf  # observation time of the newest chunk ever taken
         self._newest_id = -1
         self.accepted = 0
         self.rejected = 0
@@ -86,8 +86,8 @@ class ChunkBuffer:
         return pick.action is None or pick.row >= replan
 
     def clear(self) -> None:
-        """Forget the chunk and the order of chunks (a new episode); the counts stay."""
-        self._chunk, self._newest, self._newest_id = None, -math.inf, -1
+        """Forget the chunk. The order of chunks stays, so that one from before cannot come back, and the counts."""
+        self._chunk = None
 
     def _objection(self, chunk: TimedChunk, now: float) -> str:
         shape = np.shape(chunk.actions)
