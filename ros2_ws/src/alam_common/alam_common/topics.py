@@ -91,7 +91,7 @@ JOINT_STATES = Topic(
     "/joint_states",
     "sensor_msgs/msg/JointState",
     "200 Hz",
-    "measured position [rad], velocity [rad/s] and effort [N*m] of the joints; the gripper in [m], [m/s], [N]",
+    "measured position [rad], velocity [rad/s] and effort [N*m] of the joints; the gripper in [m], [m/s], [N*m]",
     _FRESH_STATE,
 )
 COMMAND = Topic(

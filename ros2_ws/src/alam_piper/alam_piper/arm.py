@@ -36,6 +36,7 @@ DH_OFFSET = np.radians([0.0, -172.22, -102.78, 0.0, 0.0, 0.0])
 FINGER_OFFSET_M = 0.135  # from the frame of link 6 to that of the fingers, along its z axis
 FINGER_TRAVEL_M = 0.035  # of each of the two fingers
 
+GRIPPER_LEVER_M = 0.1  # an estimate: between the effort of the gripper's drive [N*m] and the force of its fingers [N]
 DH_FIRMWARE = (1, 6, 3)  # from here on joints 2 and 3 have the zero of DH_OFFSET
 
 CONTROL_RATE_HZ = 30.0  # of a policy's actions; the bus gets 200 Hz

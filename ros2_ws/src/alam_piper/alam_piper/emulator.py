@@ -26,7 +26,6 @@ FAST_S, SLOW_S = 1 / 200, 1 / 40
 ARM_SPEED, ARM_ACCELERATION = 3.0, 5.0  # [rad/s], [rad/s^2] of the drives' own profile
 LOW, HIGH = (np.radians(np.round(np.degrees(limit[:6]))) for limit in (arm.LOW, arm.HIGH))  # in whole degrees
 TORQUE_CONSTANT = 1.18  # [N*m/A], so that effort shows as a current
-GRIPPER_LEVER_M = 0.1  # an estimate: between the gripper's effort [N*m] and the force of its fingers [N]
 GRIPPER_EFFORT = 5.0  # [N*m], the most that a frame may ask for
 STANDBY, CAN_CONTROL, TEACH, LINKED = 0, 1, 2, 6  # control modes; the last is the leader of a pair of arms
 NORMAL, EMERGENCY, NO_SOLUTION, OVER_LIMIT = 0, 1, 2, 4
@@ -293,7 +292,7 @@ class PiperEmulator:
         led = self.leader and not self._going_home
         power = self._enabled & (not led)
         follows = self.control == CAN_CONTROL and not self._halted and not self.emergency
-        grip_n = self._grip_effort / GRIPPER_LEVER_M
+        grip_n = self._grip_effort / arm.GRIPPER_LEVER_M
         if self.mit and follows and self._mit:
             torque, kp, kd, target = np.zeros(6), np.zeros(6), np.zeros(6), self._dynamics.position.copy()
             target[6] = self._target[6]
@@ -370,7 +369,7 @@ class PiperEmulator:
         pose = frames(self._geometry, position[:6])[6]
         place = [round(value * 1e6) for value in pose[:3, 3]]
         out += wire.pairs(wire.END_POSE, place + [round(math.degrees(value) * 1e3) for value in euler(pose[:3, :3])])
-        stroke, grip_effort = position[6] - self._grip_zero, effort[6] * GRIPPER_LEVER_M
+        stroke, grip_effort = position[6] - self._grip_zero, effort[6] * arm.GRIPPER_LEVER_M
         bits = self._motor_bits(6, reported) | HOMED
         out.append(wire.gripper_feedback(round(stroke * 1e6), _int16(grip_effort * 1e3), bits))
         for joint in range(6):

@@ -62,8 +62,10 @@ class PiperEnv:
         return self.dynamics.position
 
     def joints(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """-> position, velocity, effort (7,) of the joints [rad], [rad/s], [N*m] and the gripper [m], [m/s], [N]."""
-        return self.dynamics.position, self.dynamics.velocity, self.dynamics.effort
+        """-> position, velocity, effort (7,) of the joints [rad], [rad/s], [N*m] and the gripper [m], [m/s], [N*m]."""
+        effort = self.dynamics.effort
+        effort[6] *= arm.GRIPPER_LEVER_M
+        return self.dynamics.position, self.dynamics.velocity, effort
 
     def step(self, action: np.ndarray) -> bool:
         """action (7,): joint positions [rad] and opening [m] for the end of this step -> whether all points are made.
