@@ -87,21 +87,24 @@ def broken_limits(
     when: dict[str, float] = {}  # [s] after the first command
     began: list[str] = []
     positions = commands[:, 1:8]
-    outside = np.maximum(limits.low - positions, positions - limits.high)
-    if len(commands) and outside.max() > SLACK:
-        worst["position"] = float(outside.max())
+    outside = np.maximum(limits.low - positions, positions - limits.high).clip(0.0)
     most = {"velocity": limits.velocity, "acceleration": limits.acceleration, "jerk": limits.jerk}
     clear = clearance(geometry, positions[:, :6]) if len(commands) else np.zeros(0)
     last: np.ndarray | None = None
     last_s, floor = -np.inf, 0.0
+    may = np.zeros(7)  # [rad], [m] outside of its limits: an arm that fell may begin there, and only come back
     pasts: list[Past] = []  # what may have been before: a motion that goes on, or one that begins anew, from rest
-    for row, position, distance in zip(commands, positions, clear, strict=True):
+    for row, position, distance, beyond in zip(commands, positions, clear, outside, strict=True):
         span = next((span for span in power if span[0] <= row[0] <= span[1]), None)
         # Just before the first frame that asks for power the arm may still be told to hold where it was.
         holds = span is not None and last is not None and row[0] < span[0] + PAUSE_S and (position == last).all()
         anew = (span is not None and not holds) or (last is not None and row[0] - last_s > PAUSE_S)
         if anew and (words := away(position, measured, row[0])):
             began.append(words)
+        may = np.minimum(beyond, np.inf if anew else may)
+        if (excess := float((beyond - may).max())) > SLACK:
+            worst["position"] = max(excess, worst.get("position", 0.0))
+            when.setdefault("position", row[0] - commands[0, 0])
         judged = [(_over(past, position, last, most), past) for past in pasts]
         good = [past for over, past in judged if not over]
         if judged and not good and not anew:

@@ -74,7 +74,9 @@ SINGLE = (
     ),
     Scenario("feedback frozen", emulator("frozen for=4"), ("frozen",), "reset", hold_s=2.0),
     Scenario("feedback silent", emulator("silence for=3"), ("feedback",), "goes on", every_run=True),
-    Scenario("commands lost", emulator("loss of=commands"), ("following error",), "reset", emulator("clear"), 5.0),
+    Scenario(
+        "commands lost", emulator("loss of=commands"), ("following error", "frozen"), "reset", emulator("clear"), 10.0
+    ),
     Scenario("bus-off", emulator("bus-off for=3"), ("bus", "feedback"), "goes on"),
     Scenario("motor 3 over-temperature", emulator("over-temperature motor=3 for=2"), ("temperature",), "reset"),
     Scenario("collision flag", emulator("collision for=1"), ("collision",), "reset"),

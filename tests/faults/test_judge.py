@@ -90,6 +90,18 @@ def test_limits_of_position_and_clearance():
     low = arm.HOME.copy()
     low[1] = -0.01
     assert any("position" in words for words in judged(motion(goal=low)))
+    fallen = arm.HOME.copy()
+    fallen[4] = arm.HIGH[4] + 0.07
+    at_home, back, out = (
+        motion(),
+        motion(start=fallen, goal=arm.HOME),
+        motion(start=fallen, goal=fallen + 0.01 * np.eye(7)[4]),
+    )
+    for then, words in ((back, ""), (out, "position")):
+        then[:, 0] += at_home[-1, 0] + 1.0
+        assert words in " ".join(judged(np.vstack([at_home, then]))) and bool(words) == bool(
+            judged(np.vstack([at_home, then]))
+        )
     table = arm.HOME.copy()
     table[1], table[2], table[4] = 3.0, -0.9, 1.2
     assert any("clearance" in words for words in judged(motion(goal=table, duration_s=8.0)))

@@ -18,7 +18,7 @@ from alam_control.joint_trajectory import JointTrajectory
 from alam_control.kinematics import ArmGeometry
 
 CLIP = 0.02  # rows outside the position limits by up to this part of the range are clipped, beyond it refused
-SAG = 0.05  # [rad], [m] that an arm may be measured beyond a limit and still begin at it
+SAG = 0.03  # [rad], [m] that an arm may be measured beyond a limit and still begin at it
 SLOWEST_S, LONGEST_S, MOST_ROWS = 0.5, 10.0, 500  # [s] from row to row of a chunk, all of it: its table is made at once
 
 

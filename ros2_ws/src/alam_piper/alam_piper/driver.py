@@ -87,7 +87,7 @@ class PiperDriver:
         self.bus: Any = None
         self.phase = DOWN
         self.answer = ""  # of the last enable or disable: "" under way, "ok", or why not
-        self.passed: Passed | None = None
+        self.passed: Passed | None = None  # what this period sent
         self.feedback_age_s = float("inf")
         self.camera_stamps: dict[str, float] = {}  # role -> time [s] of its newest image
         self.faults: tuple[str, ...] = ()
@@ -175,11 +175,12 @@ class PiperDriver:
             return
         if self.phase == ASLEEP:
             self._ask_firmware(bus, now)
-        self.passed = self.executor.tick(now, self._sensed(feedback, now, waits))
+        passed = self.executor.tick(now, self._sensed(feedback, now, waits))
         if self.phase == PARKING:
             self._park(bus)
-        if self.passed is not None and self.phase in (READY, PARKING) and not self.leader:
-            self._send(bus, self.passed, now)
+        if passed is not None and self.phase in (READY, PARKING) and not self.leader:
+            self.passed = passed
+            self._send(bus, passed, now)
 
     def _look(self, bus: Any, feedback: Any, now: float) -> list[str]:
         """Faults and waits of this period, each only once it persists."""
@@ -335,17 +336,19 @@ class PiperDriver:
         if self.executor.mode == STOPPED or self.leader:
             self._give_up(bus, self.executor.reason if not self.leader else "it is in leader (teach) mode")
             return
-        still = np.abs(feedback.velocity[:6]).max() < STILL_RAD_S
+        # An arm that falls, or is moved by hand, gets none: where it is would be old news by the time that power comes.
+        fresh = self.feedback_age_s < self.executor.gate.config.max_feedback_age_s
+        still = fresh and np.abs(feedback.velocity[:6]).max() < STILL_RAD_S
         ready = all(feedback.motors) and now - self._power_since > NEWS_S and still
         if not ready:
-            self.executor.start(feedback.position)  # it may be moved by hand, or sag, until then
-        self.passed = self.executor.hold_here()
+            self.executor.start(feedback.position)
+        self.passed = self.executor.hold_here() if still else None
         if self.passed is not None:
             bus.joint_mode(SLOW_PERCENT)
             bus.send_joints(self.passed)
-        if now - self._last_enable >= ENABLE_EVERY_S:
-            self._last_enable = now
-            bus.enable()
+            if now - self._last_enable >= ENABLE_EVERY_S:
+                self._last_enable = now
+                bus.enable()
         if ready:
             self.phase, self._had_power, self._clears_gripper, self.answer = READY, True, True, "ok"
             self.executor.enable()
