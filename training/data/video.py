@@ -138,7 +138,9 @@ class VideoFrames:
         self._container.close()
 
     def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
-        """Ascending numbers -> their frames (h, w, 3) uint8 RGB. Raises ValueError when one is missing or damaged."""
+        """Ascending numbers -> their frames (h, w, 3) uint8 RGB; one such iteration at a time.
+
+        Raises ValueError when a frame is missing or damaged."""
         decoded: Iterator[tuple[int, av.VideoFrame]] = iter(())
         position, frame = -1, None
         for index in map(int, indices):
@@ -157,9 +159,8 @@ class VideoFrames:
         """-> (number, frame) from some frame at or before `index` on."""
         back = 0
         while True:
-            target = max(0, index - back)
+            target = max(0, min(index, self.count - 1) - back)
             stamp = self._times[target] if self._times is not None else self._first + round(target * self._tick)
-            # From the very start where a seek would not go further back: the first frame may be stamped below zero.
             self._container.seek(int(stamp), stream=self._stream, backward=True, any_frame=False)
             decoded = ((self._number(frame), frame) for frame in self._container.decode(self._stream))
             first = next(decoded, None)
