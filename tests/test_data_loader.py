@@ -54,7 +54,9 @@ def config_of(folder: Path, **options: Any) -> DataConfig:
 
 def batches(config: DataConfig, count: int, side: str = "training", **options: Any) -> list[TripletBatch]:
     loader = TripletLoader(config, side, SIZE, **{"batch": 4, "seed": 0, **options})
-    return list(islice(loader, count))
+    found = list(islice(loader, count))
+    loader.close()
+    return found
 
 
 def same(left: list[TripletBatch], right: list[TripletBatch]) -> bool:
@@ -91,6 +93,15 @@ def test_a_loader_started_in_the_middle_of_an_epoch_goes_on_as_if_never_stopped(
     epoch = TripletLoader(config, "training", SIZE, batch=4, seed=0).triplets.visits
     assert stopped % epoch and whole[-1].next > epoch
     assert same(whole[4:], batches(config, 8, world=2, rank=1, start=stopped))
+
+
+def test_each_iteration_begins_anew_also_behind_a_close(folder: Path) -> None:
+    loader = TripletLoader(config_of(folder, workers=1), "held_out", SIZE, batch=4, seed=0)
+    first, second = list(islice(loader, 2)), list(islice(loader, 2))
+    loader.close()
+    third = list(islice(loader, 2))
+    loader.close()
+    assert same(first, second) and same(first, third)
 
 
 def test_a_loader_leaves_the_random_state_of_training_alone(folder: Path) -> None:
@@ -209,6 +220,7 @@ def test_clips_that_fail_in_the_middle_of_training_are_replaced_and_reported_onc
     loader = TripletLoader(config, "training", SIZE, batch=2, seed=1)
     with caplog.at_level(logging.WARNING):
         found = list(islice(loader, 12))
+    loader.close()
     bad = {f"videos/{name}" for name in ("001", "004")}
     trained = {loader.corpus.clip(int(n)).name for n in loader.numbers}
     assert loader.skipped.keys() == bad & trained and loader.skipped

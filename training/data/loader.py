@@ -25,6 +25,7 @@ import torch
 import tyro
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from training.data.clips import Skipped
 from training.data.corpus import Corpus, summary
@@ -169,12 +170,19 @@ class TripletLoader:
             try:
                 batch = next(batches)
             except ValueError as error:  # a worker's comes wrapped in its traceback
+                self.close()
                 raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
             for skipped in batch.skipped:
                 if skipped.clip not in self.skipped:
                     self.skipped[skipped.clip] = skipped
                     _log.warning(f"clip skipped: {skipped.clip}: {skipped.why}")
             yield batch
+
+    def close(self) -> None:
+        """Ends the workers now: left to the garbage collector, that can take seconds. Iterating again starts others."""
+        batches, self._loader._iterator = self._loader._iterator, None
+        if isinstance(batches, _MultiProcessingDataLoaderIter):
+            batches._shutdown_workers()
 
     def description(self) -> dict[str, Any]:
         """-> for a card: data, split, seed, and what was skipped so far, as plain values."""
