@@ -1,1 +1,1 @@
-"""Datasets: writing and reading LeRobot v3, frame cache, samplers."""
+"""Datasets: LeRobot v3 written and read, frame cache, samplers; triplets from mixtures of video of any kind."""
