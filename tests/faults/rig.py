@@ -122,15 +122,20 @@ class Rig:
         return self._graphs[-1]
 
     def begin(self) -> None:
-        """Enable the arm and start a task; returns once the arm moves. Fails the test when it does not."""
+        """Enable the arm, send it home, start a task; returns once the arm moves. Fails the test when it does not."""
         self.until(self._action.server_is_ready, 60, "/run_task")
         self.until(lambda: self.mode() in ("disabled", "holding", "moving", "stopped"), 60, "a mode of the arm")
         self.until(self._powered, 40, "the arm to take power")
         self.until(lambda: self.mode() in ("holding", "moving"), 30, "an arm that is enabled")
+        self.until(self._home, 70, "the arm at home")  # from where it may have fallen
         self.start_task()
         self.until(self.moving, 60, "an arm that moves")
         began = time.monotonic()
         self.until(lambda: time.monotonic() - began > 0.7, 5, "")  # well away from its beginning, where power came
+
+    def _home(self) -> bool:
+        answer = self.call("/robot/home")
+        return answer.success or "task" in answer.message  # the one of the row before goes on
 
     def _powered(self) -> bool:
         """What a person does until it has power: reset what is stopped, enable what is disabled."""

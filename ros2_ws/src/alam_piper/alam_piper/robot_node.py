@@ -82,6 +82,7 @@ class PiperNode(LifecycleNode):
         used = (topics.JOINT_STATES, topics.COMMAND, topics.STATE, topics.CONTRACT, topics.ARM_STATUS)
         self._topics = {topic.name: publisher(self, topic) for topic in used}
         self._diagnostics = Diagnostics(self, "piper", self._status)
+        self._apart: list[SingleThreadedExecutor] = []
         self._broken: BaseException | None = None  # what ended a thread that must not end
         self.create_timer(0.2, self._check_process)
 
@@ -103,6 +104,15 @@ class PiperNode(LifecycleNode):
         arm_, self._arm = self._arm, None
         ended = arm_ is None or arm_.end()
         return ended and not (publishing and publishing.is_alive())
+
+    def destroy_node(self) -> None:
+        """Also what spins apart from it: an executor that is left to the end of the interpreter complains there."""
+        for executor in self._apart:
+            nodes = executor.get_nodes()
+            executor.shutdown(timeout_sec=1.0)
+            for node in nodes:
+                node.destroy_node()
+        super().destroy_node()
 
     # Lifecycle
 
