@@ -70,7 +70,7 @@ def test_order_of_the_pair_matters() -> None:
 
 
 def test_standardised_latents_have_unit_scale() -> None:
-    encoder = small_alam(standardise=True).encoder.train()
+    encoder = small_alam(scale="standardised").encoder.train()
     z = encoder(torch.rand(64, 3, 32, 32), torch.rand(64, 3, 32, 32)).flatten(1)
     assert torch.allclose(z.mean(0), torch.zeros(8), atol=1e-4)
     assert torch.allclose(z.std(0, correction=0), torch.ones(8), atol=1e-2)
@@ -114,7 +114,7 @@ def test_dead_codes_restart_from_the_batch() -> None:
 
 
 def test_encoder_loads_by_folder_alone(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    model = small_alam(standardise=True).eval()
+    model = small_alam(scale="standardised").eval()
     save_weights(tmp_path, "alam", model.state_dict(), model.config)
     encoder = load_encoder(tmp_path)
     first, second = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
