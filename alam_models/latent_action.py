@@ -37,9 +37,9 @@ class LossWeights:
 class ALAMConfig:
     """Sizes; the paper's are in Tab. 5.
 
-    scale: "free", the squared errors on latents as published; "relative", the same divided by the latents' mean square
-    over the batch, so that no rescaling of the latents changes them; "standardised", each output normalised by the
-    batch's mean and variance (older weights have it; a mean that is subtracted contradicts Eq. 2)."""
+    scale: "free", the squared errors on latents as published, which small latents lower. "whitened": latents of mean
+    square 1 in every direction (Whiten), so that no linear map of the head changes the algebraic terms. "standardised":
+    each output by itself, nn.BatchNorm1d; older weights have it, whose subtracted mean contradicts Eq. 2."""
 
     image_size: int = 64  # [px], frames are square; paper: 200
     patch: int = 16  # [px]; paper: 14
@@ -50,7 +50,7 @@ class ALAMConfig:
     latent_width: int = 16  # Z; paper: 128
     codes: int = 32  # codebook size; paper: 7
     pairs: Literal["triplet", "pair"] = "triplet"  # the four of Eq. 3, or (a, b) alone: an unstructured LAM
-    scale: Literal["free", "relative", "standardised"] = "free"  # paper: free, which rewards shrinking (below)
+    scale: Literal["free", "whitened", "standardised"] = "free"  # of the latents; paper: free
     fade_in: int = 0  # training steps over which quantisation sets in; paper: at once
     source_skip: bool = False  # the pixel decoder adds to the source frame; paper: it does not
     weights: LossWeights = field(default_factory=LossWeights)
@@ -60,8 +60,8 @@ class ALAMConfig:
             raise ValueError(f"ALAM: wanted image_size >= patch, got {self.image_size} < {self.patch}")
         if self.pairs not in PAIRS:
             raise ValueError(f"ALAM: pairs: wanted one of {sorted(PAIRS)}, got {self.pairs!r}")
-        if self.scale not in ("free", "relative", "standardised"):
-            raise ValueError(f"ALAM: scale: wanted free, relative or standardised, got {self.scale!r}")
+        if self.scale not in ("free", "whitened", "standardised"):
+            raise ValueError(f"ALAM: scale: wanted free, whitened or standardised, got {self.scale!r}")
 
     @property
     def grid(self) -> int:
@@ -117,7 +117,7 @@ class VectorQuantizer(nn.Module):
         if self.training:
             self._update(flat, codes)
         commitment = F.mse_loss(z, quantised.detach())
-        share = min(1.0, self.steps.item() / self.fade_in) if self.fade_in else 1.0
+        share = (self.steps / self.fade_in).clamp(max=1) if self.fade_in else 1.0
         return z + share * (quantised - z).detach(), codes.view(z.shape[:-1]), commitment
 
     @torch.no_grad()
@@ -168,6 +168,39 @@ class LastBlock(Block):
         return x + self.mlp(self.norm2(x)), (k, v)
 
 
+class Whiten(nn.Module):
+    """Latents of offset 0 and covariance 1 over the training batch (Ermolov et al. 2021, there against collapse): they
+    cannot shrink, nor collapse to few directions. At inference a fixed affine map behind the linear head.
+
+    The offset, of each query by itself, is the mean over pairs and their reversals: 0 by Eq. 2, whatever is filmed. The
+    mean over all pairs is not where scenes drift; subtracting it would write a constant into every transition. The
+    linear map is one for all queries, as the head is. Wants well over Z latents in a batch, all ranks together."""
+
+    def __init__(self, queries: int, width: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.offset: Tensor
+        self.covariance: Tensor
+        self.register_buffer("offset", torch.zeros(queries, width))
+        self.register_buffer("covariance", torch.eye(width))
+
+    def forward(self, z: Tensor, balanced: Tensor | None = None) -> Tensor:
+        """z (B, Q, Z), balanced int64 the rows whose mean is the offset (all, where None) -> (B, Q, Z)."""
+        x, offset, covariance = z.float(), self.offset, self.covariance
+        if self.training:
+            offset = _mean_over_ranks((x if balanced is None else x[balanced]).mean(0))
+            flat = (x - offset).flatten(0, 1)
+            covariance = _mean_over_ranks(flat.T @ flat / len(flat))
+            self.offset.lerp_(offset.detach(), self.momentum)
+            self.covariance.lerp_(covariance.detach(), self.momentum)
+        # A floor relative to the mean variance: no scale is preferred by it.
+        floor = 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance), device=z.device)
+        root = torch.linalg.cholesky(covariance + floor)
+        return (
+            torch.linalg.solve_triangular(root, (x - offset).flatten(0, 1).T, upper=False).T.view(z.shape).to(z.dtype)
+        )
+
+
 class RelationalEncoder(nn.Module):
     """E(O_i, O_j): queries and the patches of both frames through one transformer (Eq. 1, 4)."""
 
@@ -183,23 +216,27 @@ class RelationalEncoder(nn.Module):
         self.blocks.append(LastBlock(width, config.heads, rows=config.queries))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, config.latent_width)
-        # At inference a fixed scale and offset of every output: the head stays linear.
-        features = config.queries * config.latent_width
-        self.scale = nn.BatchNorm1d(features, affine=False) if config.scale == "standardised" else nn.Identity()
+        self.scale: nn.Module | None = None
+        if config.scale == "whitened":
+            self.scale = Whiten(config.queries, config.latent_width)
+        elif config.scale == "standardised":
+            self.scale = nn.BatchNorm1d(config.queries * config.latent_width, affine=False)
 
     def embed(self, frames: Tensor) -> Tensor:
         """frames (B, 3, h, w) in [0, 1] of any size -> patch sequences (B, N, D), computed once per frame."""
         frames = resize(frames, self.config.grid * self.config.patch)
         return self.patchify(2 * frames - 1).flatten(2).transpose(1, 2) + self.position
 
-    def transition(self, patches_i: Tensor, patches_j: Tensor) -> Tensor:
-        """Patch sequences of both frames, (B, N, D) each -> z (B, Q, Z)."""
+    def transition(self, patches_i: Tensor, patches_j: Tensor, balanced: Tensor | None = None) -> Tensor:
+        """Patch sequences of both frames, (B, N, D) each -> z (B, Q, Z); balanced as in Whiten, for training."""
         query = self.query.expand(len(patches_i), -1, -1)
         x = torch.cat([query, patches_i + self.frame[0], patches_j + self.frame[1]], 1)
         for block in self.blocks:
             x, _ = block(x)
         z = self.head(self.norm(x))
-        return self.scale(z.flatten(1)).view(z.shape)
+        if isinstance(self.scale, Whiten):
+            return self.scale(z, balanced)
+        return z if self.scale is None else self.scale(z.flatten(1)).view(z.shape)
 
     def forward(self, frames_i: Tensor, frames_j: Tensor) -> Tensor:
         """Two frames (B, 3, h, w) in [0, 1] -> z (B, Q, Z), continuous."""
@@ -252,28 +289,30 @@ class ALAM(nn.Module):
         config, weights, batch = self.config, self.config.weights, len(triplet)
         if weights.perc and perceptual is None:
             raise ValueError("ALAM: weights.perc > 0 wants a perceptual distance; give one or set weights.perc to 0")
-        sources, targets = zip(*PAIRS[config.pairs], strict=True)
-        forward = sum(i < j for i, j in PAIRS[config.pairs])
+        pairs = PAIRS[config.pairs]
+        sources, targets = zip(*pairs, strict=True)
+        forward = sum(i < j for i, j in pairs)
         frames = triplet[:, : 1 + max(targets)].transpose(0, 1).flatten(0, 1)
         frames = resize(frames, config.grid * config.patch)
         patches = self.encoder.embed(frames).unflatten(0, (-1, batch))  # once per frame, for all pairs
         frames = frames.unflatten(0, (-1, batch))
 
-        latents = self.encoder.transition(_pick(patches, sources), _pick(patches, targets))
+        latents = self.encoder.transition(
+            _pick(patches, sources), _pick(patches, targets), _balanced_rows(pairs, batch, triplet.device)
+        )
         quantised, codes, commitment = self.quantizer(latents)
         prediction = self.decoder(
             quantised[: forward * batch], _pick(patches, sources[:forward]), _pick(frames, sources[:forward])
         )
         target = _pick(frames, targets[:forward])
-        size = _mean_over_ranks(latents.square().mean(), self.training) if config.scale == "relative" else 1.0
-        terms = {"rec": F.mse_loss(prediction, target), "vq": commitment / size}
+        terms = {"rec": F.mse_loss(prediction, target), "vq": commitment}
         if weights.perc and perceptual is not None:
             terms["perc"] = perceptual(prediction, target).mean()
         reported = {}
         if config.pairs == "triplet":
             z_ab, z_bc, z_ac, z_ba = latents.chunk(4)
-            terms["add"] = (z_ac - (z_ab + z_bc)).square().mean() / size
-            terms["rev"] = (z_ab + z_ba).square().mean() / size
+            terms["add"] = (z_ac - (z_ab + z_bc)).square().mean()
+            terms["rev"] = (z_ab + z_ba).square().mean()
             reported["relative_add"] = relative_error(z_ac - (z_ab + z_bc), z_ac)
             reported["relative_rev"] = relative_error(z_ab + z_ba, z_ab)
         total = sum((getattr(weights, name) * value for name, value in terms.items()), latents.new_zeros(()))
@@ -292,6 +331,12 @@ def resize(frames: Tensor, side: int) -> Tensor:
     if frames.shape[-2:] == (side, side):
         return frames
     return F.interpolate(frames, (side, side), mode="bilinear", antialias=True)
+
+
+def _balanced_rows(pairs: Sequence[tuple[int, int]], batch: int, device: torch.device) -> Tensor:
+    """-> int64, the rows of a batch (len(pairs) * B, ...) whose pair is there both ways; all, where none is."""
+    both_ways = [p for p, (i, j) in enumerate(pairs) if (j, i) in pairs] or list(range(len(pairs)))
+    return torch.arange(len(pairs) * batch, device=device).view(len(pairs), batch)[both_ways].flatten()
 
 
 def _pick(frames: Tensor, indices: Sequence[int]) -> Tensor:
@@ -323,6 +368,5 @@ class _MeanOverRanks(torch.autograd.Function):
         return _sum_over_ranks(gradient.clone()) / _rank_of()[1]
 
 
-def _mean_over_ranks(x: Tensor, training: bool) -> Tensor:
-    """Only in training: one rank may evaluate alone."""
-    return _MeanOverRanks.apply(x) if training and _rank_of()[1] > 1 else x
+def _mean_over_ranks(x: Tensor) -> Tensor:
+    return _MeanOverRanks.apply(x) if _rank_of()[1] > 1 else x

@@ -48,9 +48,8 @@ def _load(folder: Path, name: str, kind: type[Config], nested: type) -> tuple[Co
     try:
         data = yaml.safe_load((folder / f"{name}.yaml").read_text())
         if kind is ALAMConfig and isinstance(data, dict) and "standardise" in data:
-            # Weights from before `scale` and `pairs`.
-            data["scale"] = "standardised" if data.pop("standardise") else "free"
-            data["pairs"] = "triplet"
+            # Before `scale` and `pairs`.
+            data["scale"], data["pairs"] = "standardised" if data.pop("standardise") else "free", "triplet"
         wanted = {field.name for field in fields(kind)}
         if not isinstance(data, dict) or set(data) != wanted:
             got = sorted(data) if isinstance(data, dict) else type(data).__name__

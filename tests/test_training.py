@@ -25,7 +25,7 @@ ALAM_SIZE = ALAMConfig(
     depth=1,
     queries=2,
     latent_width=4,
-    scale="standardised",
+    scale="whitened",
     weights=LossWeights(perc=0),
 )
 POLICY_SIZE = FlowPolicyConfig(width=32, heads=2, depth=1, projected_width=8, horizon=4)
