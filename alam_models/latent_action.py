@@ -109,7 +109,7 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (..., Z) -> quantised (..., Z) straight-through, codes (...,) int64, commitment loss ()."""
-        flat = z.detach().reshape(-1, z.shape[-1]).float()
+        flat = z.detach().reshape(-1, z.shape[-1]).to(self.codebook.dtype)
         if self.training and self.steps == 0:
             self._restart(flat, torch.ones_like(self.usage, dtype=torch.bool))
         codes = torch.cdist(flat, self.codebook).argmin(-1)
@@ -186,7 +186,7 @@ class Whiten(nn.Module):
 
     def forward(self, z: Tensor, balanced: Tensor | None = None) -> Tensor:
         """z (B, Q, Z), balanced int64 the rows whose mean is the offset (all, where None) -> (B, Q, Z)."""
-        x, offset, covariance = z.float(), self.offset, self.covariance
+        x, offset, covariance = z.to(self.offset.dtype), self.offset, self.covariance
         if self.training:
             offset = _mean_over_ranks((x if balanced is None else x[balanced]).mean(0))
             flat = (x - offset).flatten(0, 1)
@@ -194,11 +194,10 @@ class Whiten(nn.Module):
             self.offset.lerp_(offset.detach(), self.momentum)
             self.covariance.lerp_(covariance.detach(), self.momentum)
         # A floor relative to the mean variance: no scale is preferred by it.
-        floor = 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance), device=z.device)
+        floor = 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=x.dtype, device=x.device)
         root = torch.linalg.cholesky(covariance + floor)
-        return (
-            torch.linalg.solve_triangular(root, (x - offset).flatten(0, 1).T, upper=False).T.view(z.shape).to(z.dtype)
-        )
+        flat = torch.linalg.solve_triangular(root.mT, (x - offset).flatten(0, 1), upper=True, left=False)
+        return flat.reshape(z.shape).to(z.dtype)
 
 
 class RelationalEncoder(nn.Module):

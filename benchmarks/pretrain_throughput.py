@@ -2,8 +2,8 @@
 
     python benchmarks/pretrain_throughput.py --size mini base --json pretrain_throughput.json
 
-Measures, in turn on the same random triplets, a training step of the model (forward and backward; then with clipping and
-AdamW) and the same step with the four pairs each by themselves (tests/four_pass.py, which gives the same loss and
+Measures, in turn on the same random triplets, a training step of the model (forward and backward; then with clipping
+and AdamW) and the same step with the four pairs each by themselves (tests/four_pass.py, which gives the same loss and
 gradients), once with the fused attention kernel and once with attention as in a textbook. Utilisation is the step's
 floating-point operations, counted on the model that is measured (attention's backward pass as twice its forward), over
 what this machine does in float32 matrix products in the same seconds with the same threads. LPIPS is left out: its
@@ -35,7 +35,7 @@ from four_pass import four_passes  # noqa: E402
 from alam_models.latent_action import ALAM, ALAMConfig  # noqa: E402
 from training.configs import PRETRAIN  # noqa: E402
 
-BATCH = {"mini": 32, "base": 8, "paper": 1, "release": 1}  # triplets a step that fit a small machine
+BATCH = {"mini": 32, "base": 2, "paper": 1, "release": 1}  # triplets a step that fit a small machine
 MATMUL = 2048  # side of the square product that gives the machine's rate
 GOALS = {"times four passes": 1.5, "utilisation": 0.5}
 

@@ -1,7 +1,8 @@
 """ALAM's objective as one would first write it: each of the four pairs by itself, from pixels to pixels.
 
-The oracle of tests/test_latent_action.py and what benchmarks/pretrain_throughput.py compares with. It uses the model's
-parameters and none of its forward code, but for the quantizer's update and the batch statistics, which need all pairs."""
+The oracle of tests/test_latent_action.py and what benchmarks/pretrain_throughput.py compares with. It uses the
+model's parameters and none of its forward code, except for what needs all pairs: the quantizer's update and the batch
+statistics."""
 
 from __future__ import annotations
 
