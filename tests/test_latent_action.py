@@ -166,9 +166,11 @@ def test_published_terms_reward_shrinking_and_whitened_ones_do_not() -> None:
         torch.manual_seed(3)  # of the codebook's start
         return model(triplet, distance)  # type: ignore[no-any-return]
 
-    before, after = terms(free), terms(linearly_mapped(free, smaller))
+    shrunk = linearly_mapped(free, smaller)
+    before, after = terms(free), terms(shrunk)
     assert after["add"] < 1.1e-6 * before["add"] and after["rev"] < 1.1e-6 * before["rev"]
-    before, after = terms(whitened), terms(linearly_mapped(whitened, smaller))
+    shrunk = linearly_mapped(whitened, smaller)
+    before, after = terms(whitened), terms(shrunk)
     for term in ("rec", "perc", "add", "rev"):
         torch.testing.assert_close(after[term], before[term], rtol=1e-6, atol=1e-8)
 
