@@ -193,9 +193,10 @@ class Whiten(nn.Module):
             covariance = _mean_over_ranks(flat.T @ flat / len(flat))
             self.offset.lerp_(offset.detach(), self.momentum)
             self.covariance.lerp_(covariance.detach(), self.momentum)
-        # A floor relative to the mean variance: no scale is preferred by it.
-        floor = 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=x.dtype, device=x.device)
-        root = torch.linalg.cholesky(covariance + floor)
+        # A floor relative to the mean variance: no scale is preferred by it. What is not finite stays so: no exception.
+        floor = 1e-3 * covariance.diagonal().mean() + 1e-20
+        identity = torch.eye(len(covariance), dtype=x.dtype, device=x.device)
+        root = torch.linalg.cholesky_ex(covariance + floor * identity).L
         flat = torch.linalg.solve_triangular(root.mT, (x - offset).flatten(0, 1), upper=True, left=False)
         return flat.reshape(z.shape).to(z.dtype)
 

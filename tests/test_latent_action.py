@@ -212,6 +212,13 @@ def test_whitening_is_a_fixed_affine_map_at_inference() -> None:
     torch.testing.assert_close(whiten(0.3 * one + 0.7 * two), 0.3 * whiten(one) + 0.7 * whiten(two))
 
 
+def test_whitening_lets_nan_through_and_bears_latents_that_are_all_the_same() -> None:
+    z = torch.randn(8, 2, 3)
+    z[0, 0, 0] = torch.nan
+    assert Whiten(2, 3)(z).isnan().any()
+    assert torch.equal(Whiten(2, 3)(torch.ones(8, 2, 3)), torch.zeros(8, 2, 3))
+
+
 def test_perceptual_term_wants_its_distance() -> None:
     with pytest.raises(ValueError, match="perceptual"):
         small_alam()(torch.rand(1, 3, 3, 32, 32))
