@@ -4,16 +4,22 @@ Letters: B batch, N patches of a frame, Q query tokens, Z latent width, D model 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alam_models.transformer import Block, CrossAttention
+from alam_models.structure import relative_error
+from alam_models.transformer import Block, CrossAttention, KeysValues
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # (B, 3, h, w) in [0, 1] twice -> (B,)
+
+# Pairs (source, target) of the frames a, b, c = 0, 1, 2. Forward pairs first: only they are reconstructed.
+PAIRS = {"triplet": ((0, 1), (1, 2), (0, 2), (1, 0)), "pair": ((0, 1),)}
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,11 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class ALAMConfig:
-    """Sizes; the paper's are in Tab. 5."""
+    """Sizes; the paper's are in Tab. 5.
+
+    scale: "free", the squared errors on latents as published, which small latents lower. "whitened": latents of mean
+    square 1 in every direction (Whiten), so that no linear map of the head changes the algebraic terms. "standardised":
+    each output by itself, nn.BatchNorm1d; older weights have it, whose subtracted mean contradicts Eq. 2."""
 
     image_size: int = 64  # [px], frames are square; paper: 200
     patch: int = 16  # [px]; paper: 14
@@ -39,7 +49,8 @@ class ALAMConfig:
     queries: int = 4  # Q; paper: 256
     latent_width: int = 16  # Z; paper: 128
     codes: int = 32  # codebook size; paper: 7
-    standardise: bool = False  # fix the latents' scale by batch statistics; paper: free, which rewards shrinking
+    pairs: Literal["triplet", "pair"] = "triplet"  # the four of Eq. 3, or (a, b) alone: an unstructured LAM
+    scale: Literal["free", "whitened", "standardised"] = "free"  # of the latents; paper: free
     fade_in: int = 0  # training steps over which quantisation sets in; paper: at once
     source_skip: bool = False  # the pixel decoder adds to the source frame; paper: it does not
     weights: LossWeights = field(default_factory=LossWeights)
@@ -47,6 +58,10 @@ class ALAMConfig:
     def __post_init__(self) -> None:
         if self.image_size < self.patch:
             raise ValueError(f"ALAM: wanted image_size >= patch, got {self.image_size} < {self.patch}")
+        if self.pairs not in PAIRS:
+            raise ValueError(f"ALAM: pairs: wanted one of {sorted(PAIRS)}, got {self.pairs!r}")
+        if self.scale not in ("free", "whitened", "standardised"):
+            raise ValueError(f"ALAM: scale: wanted free, whitened or standardised, got {self.scale!r}")
 
     @property
     def grid(self) -> int:
@@ -54,10 +69,30 @@ class ALAMConfig:
         return self.image_size // self.patch
 
 
+# Tab. 4: the pairs, and the terms that are switched off. All but LAM encode the same four pairs of the same triplets;
+# LAM sees the pair (a, b) of each and nothing else: as many clips in a batch, a third of the reconstructions.
+VARIANTS: dict[str, tuple[Literal["triplet", "pair"], tuple[str, ...]]] = {
+    "lam": ("pair", ("add", "rev")),
+    "without_both": ("triplet", ("add", "rev")),
+    "without_rev": ("triplet", ("rev",)),
+    "without_add": ("triplet", ("add",)),
+    "alam": ("triplet", ()),
+}
+
+
+def variant(config: ALAMConfig, name: str) -> ALAMConfig:
+    """The full config -> its row of Tab. 4, everything else alike. Raises ValueError for an unknown name."""
+    if name not in VARIANTS:
+        raise ValueError(f"ALAM variant: wanted one of {list(VARIANTS)}, got {name!r}")
+    pairs, off = VARIANTS[name]
+    return replace(config, pairs=pairs, weights=replace(config.weights, **dict.fromkeys(off, 0.0)))
+
+
 class VectorQuantizer(nn.Module):
     """Nearest codebook entry with EMA updates (paper, Eq. 5; van den Oord et al. 2017).
 
-    The codebook starts from the first training batch; entries unused for long restart from the current batch."""
+    The codebook starts from the first training batch; entries unused for long restart from the current batch. Ranks of
+    a process group, with equal batches each, share one codebook: that of a single process with the whole batch."""
 
     def __init__(self, codes: int, width: int, decay: float = 0.9, fade_in: int = 0) -> None:
         """fade_in: training steps over which the output moves from the continuous to the quantised vector."""
@@ -74,7 +109,7 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (..., Z) -> quantised (..., Z) straight-through, codes (...,) int64, commitment loss ()."""
-        flat = z.detach().reshape(-1, z.shape[-1]).float()
+        flat = z.detach().reshape(-1, z.shape[-1]).to(self.codebook.dtype)
         if self.training and self.steps == 0:
             self._restart(flat, torch.ones_like(self.usage, dtype=torch.bool))
         codes = torch.cdist(flat, self.codebook).argmin(-1)
@@ -82,26 +117,88 @@ class VectorQuantizer(nn.Module):
         if self.training:
             self._update(flat, codes)
         commitment = F.mse_loss(z, quantised.detach())
-        share = min(1.0, self.steps.item() / self.fade_in) if self.fade_in else 1.0
+        share = (self.steps / self.fade_in).clamp(max=1) if self.fade_in else 1.0
         return z + share * (quantised - z).detach(), codes.view(z.shape[:-1]), commitment
 
     @torch.no_grad()
     def _update(self, flat: Tensor, codes: Tensor) -> None:
         self.steps += 1
         chosen = F.one_hot(codes, len(self.codebook)).to(flat.dtype)
-        self.usage.lerp_(chosen.sum(0), 1 - self.decay)
-        self.total.lerp_(chosen.T @ flat, 1 - self.decay)
+        counts_sums = _sum_over_ranks(torch.cat([chosen.sum(0)[:, None], chosen.T @ flat], 1))
+        self.usage.lerp_(counts_sums[:, 0], 1 - self.decay)
+        self.total.lerp_(counts_sums[:, 1:], 1 - self.decay)
         alive = self.usage > 0.05 * self.usage.mean()
         self.codebook[alive] = self.total[alive] / self.usage[alive, None]
         if not alive.all():
             self._restart(flat, ~alive)
 
     def _restart(self, flat: Tensor, dead: Tensor) -> None:
-        count = int(dead.sum())
-        picks = flat[torch.randint(len(flat), (count,), device=flat.device)]
+        # Rows of the batch of all ranks, the same ones everywhere: rank 0 draws, the owner of a row gives it.
+        rank, ranks = _rank_of()
+        rows = torch.randint(ranks * len(flat), (int(dead.sum()),), device=flat.device)
+        if ranks > 1:
+            dist.broadcast(rows, 0)
+        own = (rows // len(flat) == rank)[:, None]
+        picks = _sum_over_ranks(torch.where(own, flat[rows % len(flat)], 0.0))
         self.codebook[dead] = picks
         self.usage[dead] = self.usage.mean().clamp_min(1.0)
         self.total[dead] = picks * self.usage[dead, None]
+
+
+class LastBlock(Block):
+    """A Block of which only the first `rows` tokens are read: the others give keys and values, and end there."""
+
+    def __init__(self, width: int, heads: int, rows: int) -> None:
+        super().__init__(width, heads)
+        self.rows = rows
+
+    def forward(
+        self, x: Tensor, joint: KeysValues | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, KeysValues]:
+        """x (B, T, D) -> the first rows of what Block.forward gives (B, rows, D), own KeysValues; no joint, no mask."""
+        assert joint is None and mask is None
+        batch, tokens, width = x.shape
+        heads, qkv, y = self.attention.heads, self.attention.qkv, self.norm1(x)
+        q = F.linear(y[:, : self.rows].flatten(0, 1), qkv.weight[:width], qkv.bias[:width])
+        q = q.view(batch, self.rows, heads, -1).transpose(1, 2)
+        kv = F.linear(y, qkv.weight[width:], qkv.bias[width:])
+        k, v = kv.view(batch, tokens, 2, heads, -1).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, self.rows, width)
+        x = x[:, : self.rows] + self.attention.out(y)
+        return x + self.mlp(self.norm2(x)), (k, v)
+
+
+class Whiten(nn.Module):
+    """Latents of offset 0 and covariance 1 over the training batch (Ermolov et al. 2021, there against collapse): they
+    cannot shrink, nor collapse to few directions. At inference a fixed affine map behind the linear head.
+
+    The offset, of each query by itself, is the mean over pairs and their reversals: 0 by Eq. 2, whatever is filmed. The
+    mean over all pairs is not where scenes drift; subtracting it would write a constant into every transition. The
+    linear map is one for all queries, as the head is. Wants well over Z latents in a batch, all ranks together."""
+
+    def __init__(self, queries: int, width: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.offset: Tensor
+        self.covariance: Tensor
+        self.register_buffer("offset", torch.zeros(queries, width))
+        self.register_buffer("covariance", torch.eye(width))
+
+    def forward(self, z: Tensor, balanced: Tensor | None = None) -> Tensor:
+        """z (B, Q, Z), balanced int64 the rows whose mean is the offset (all, where None) -> (B, Q, Z)."""
+        x, offset, covariance = z.to(self.offset.dtype), self.offset, self.covariance
+        if self.training:
+            offset = _mean_over_ranks((x if balanced is None else x[balanced]).mean(0))
+            flat = (x - offset).flatten(0, 1)
+            covariance = _mean_over_ranks(flat.T @ flat / len(flat))
+            self.offset.lerp_(offset.detach(), self.momentum)
+            self.covariance.lerp_(covariance.detach(), self.momentum)
+        # A floor relative to the mean variance: no scale is preferred by it. What is not finite stays so: no exception.
+        floor = 1e-3 * covariance.diagonal().mean() + 1e-20
+        identity = torch.eye(len(covariance), dtype=x.dtype, device=x.device)
+        root = torch.linalg.cholesky_ex(covariance + floor * identity).L
+        flat = torch.linalg.solve_triangular(root.mT, (x - offset).flatten(0, 1), upper=True, left=False)
+        return flat.reshape(z.shape).to(z.dtype)
 
 
 class RelationalEncoder(nn.Module):
@@ -115,26 +212,31 @@ class RelationalEncoder(nn.Module):
         self.position = nn.Parameter(torch.randn(1, config.grid**2, width) * 0.5)
         self.frame = nn.Parameter(torch.randn(2, 1, 1, width) * 0.5)  # first or second of the pair
         self.query = nn.Parameter(torch.randn(1, config.queries, width) * 0.5)
-        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth - 1))
+        self.blocks.append(LastBlock(width, config.heads, rows=config.queries))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, config.latent_width)
-        # At inference a fixed scale and offset of every output: the head stays linear.
-        features = config.queries * config.latent_width
-        self.scale = nn.BatchNorm1d(features, affine=False) if config.standardise else nn.Identity()
+        self.scale: nn.Module | None = None
+        if config.scale == "whitened":
+            self.scale = Whiten(config.queries, config.latent_width)
+        elif config.scale == "standardised":
+            self.scale = nn.BatchNorm1d(config.queries * config.latent_width, affine=False)
 
     def embed(self, frames: Tensor) -> Tensor:
         """frames (B, 3, h, w) in [0, 1] of any size -> patch sequences (B, N, D), computed once per frame."""
         frames = resize(frames, self.config.grid * self.config.patch)
         return self.patchify(2 * frames - 1).flatten(2).transpose(1, 2) + self.position
 
-    def transition(self, patches_i: Tensor, patches_j: Tensor) -> Tensor:
-        """Patch sequences of both frames, (B, N, D) each -> z (B, Q, Z)."""
+    def transition(self, patches_i: Tensor, patches_j: Tensor, balanced: Tensor | None = None) -> Tensor:
+        """Patch sequences of both frames, (B, N, D) each -> z (B, Q, Z); balanced as in Whiten, for training."""
         query = self.query.expand(len(patches_i), -1, -1)
         x = torch.cat([query, patches_i + self.frame[0], patches_j + self.frame[1]], 1)
         for block in self.blocks:
             x, _ = block(x)
-        z = self.head(self.norm(x[:, : self.config.queries]))
-        return self.scale(z.flatten(1)).view(z.shape)
+        z = self.head(self.norm(x))
+        if isinstance(self.scale, Whiten):
+            return self.scale(z, balanced)
+        return z if self.scale is None else self.scale(z.flatten(1)).view(z.shape)
 
     def forward(self, frames_i: Tensor, frames_j: Tensor) -> Tensor:
         """Two frames (B, 3, h, w) in [0, 1] -> z (B, Q, Z), continuous."""
@@ -181,39 +283,46 @@ class ALAM(nn.Module):
     def forward(self, triplet: Tensor, perceptual: Distance | None = None) -> dict[str, Tensor]:
         """triplet (B, 3, 3, h, w) in [0, 1], frames a < b < c -> each term of Eq. 9 (), "total", "codes", "prediction".
 
-        prediction (3, B, 3, h, w) are the forward pairs (a,b), (b,c), (a,c) reconstructed, target their second frames.
+        prediction (P, B, 3, h, w) are the forward pairs reconstructed, target their second frames: (a,b), (b,c), (a,c),
+        or (a,b) alone where config.pairs is "pair"; then b is the last frame read and there are no algebraic terms.
         Raises ValueError when weights.perc is above 0 and there is no perceptual distance."""
-        weights = self.config.weights
+        config, weights, batch = self.config, self.config.weights, len(triplet)
         if weights.perc and perceptual is None:
             raise ValueError("ALAM: weights.perc > 0 wants a perceptual distance; give one or set weights.perc to 0")
-        batch = triplet.shape[0]
-        flat = resize(triplet.transpose(0, 1).flatten(0, 1), self.config.grid * self.config.patch)
-        frames = flat.unflatten(0, (3, batch))
-        a, b, c = self.encoder.embed(flat).unflatten(0, (3, batch))
-        # One pass over the four pairs of Eq. 3; the reversed pair is encoded, never reconstructed.
-        latents = self.encoder.transition(torch.cat([a, b, a, b]), torch.cat([b, c, c, a]))
-        z_ab, z_bc, z_ac, z_ba = latents.chunk(4)
+        pairs = PAIRS[config.pairs]
+        sources, targets = zip(*pairs, strict=True)
+        forward = sum(i < j for i, j in pairs)
+        frames = triplet[:, : 1 + max(targets)].transpose(0, 1).flatten(0, 1)
+        frames = resize(frames, config.grid * config.patch)
+        patches = self.encoder.embed(frames).unflatten(0, (-1, batch))  # once per frame, for all pairs
+        frames = frames.unflatten(0, (-1, batch))
+
+        latents = self.encoder.transition(
+            _pick(patches, sources), _pick(patches, targets), _balanced_rows(pairs, batch, triplet.device)
+        )
         quantised, codes, commitment = self.quantizer(latents)
-        source, target = frames[[0, 1, 0]], frames[[1, 2, 2]]
-        prediction = self.decoder(quantised[: 3 * batch], torch.cat([a, b, a]), source.flatten(0, 1))
-        prediction = prediction.unflatten(0, (3, batch))
-        terms = {
-            "rec": F.mse_loss(prediction, target),
-            "add": (z_ac - (z_ab + z_bc)).square().mean(),
-            "rev": (z_ab + z_ba).square().mean(),
-            "vq": commitment,
-        }
+        prediction = self.decoder(
+            quantised[: forward * batch], _pick(patches, sources[:forward]), _pick(frames, sources[:forward])
+        )
+        target = _pick(frames, targets[:forward])
+        terms = {"rec": F.mse_loss(prediction, target), "vq": commitment}
         if weights.perc and perceptual is not None:
-            terms["perc"] = perceptual(prediction.flatten(0, 1), target.flatten(0, 1)).mean()
-        total = sum((getattr(weights, name) * value for name, value in terms.items()), torch.zeros(()))
+            terms["perc"] = perceptual(prediction, target).mean()
+        reported = {}
+        if config.pairs == "triplet":
+            z_ab, z_bc, z_ac, z_ba = latents.chunk(4)
+            terms["add"] = (z_ac - (z_ab + z_bc)).square().mean()
+            terms["rev"] = (z_ab + z_ba).square().mean()
+            reported["relative_add"] = relative_error(z_ac - (z_ab + z_bc), z_ac)
+            reported["relative_rev"] = relative_error(z_ab + z_ba, z_ab)
+        total = sum((getattr(weights, name) * value for name, value in terms.items()), latents.new_zeros(()))
         return {
             **terms,
+            **reported,
             "total": total,
-            "relative_add": _relative(z_ac - (z_ab + z_bc), z_ac),
-            "relative_rev": _relative(z_ab + z_ba, z_ab),
             "codes": codes,
-            "prediction": prediction,
-            "target": target,
+            "prediction": prediction.unflatten(0, (-1, batch)),
+            "target": target.unflatten(0, (-1, batch)),
         }
 
 
@@ -224,6 +333,40 @@ def resize(frames: Tensor, side: int) -> Tensor:
     return F.interpolate(frames, (side, side), mode="bilinear", antialias=True)
 
 
-def _relative(error: Tensor, reference: Tensor) -> Tensor:
-    """Mean |error| / |reference| over the batch, both (B, Q, Z): unlike a squared error, blind to scale."""
-    return (error.flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1).clamp_min(1e-12)).mean().detach()
+def _balanced_rows(pairs: Sequence[tuple[int, int]], batch: int, device: torch.device) -> Tensor:
+    """-> int64, the rows of a batch (len(pairs) * B, ...) whose pair is there both ways; all, where none is."""
+    both_ways = [p for p, (i, j) in enumerate(pairs) if (j, i) in pairs] or list(range(len(pairs)))
+    return torch.arange(len(pairs) * batch, device=device).view(len(pairs), batch)[both_ways].flatten()
+
+
+def _pick(frames: Tensor, indices: Sequence[int]) -> Tensor:
+    """(F, B, ...) -> (len(indices) * B, ...), frame after frame."""
+    return torch.cat([frames[i] for i in indices])
+
+
+def _rank_of() -> tuple[int, int]:
+    """-> rank, ranks; (0, 1) outside a process group."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def _sum_over_ranks(x: Tensor) -> Tensor:
+    """In place, no gradient."""
+    if _rank_of()[1] > 1:
+        dist.all_reduce(x)
+    return x
+
+
+class _MeanOverRanks(torch.autograd.Function):
+    """Mean over ranks. So is its gradient: averaged over ranks as data parallelism does, it is that of one process."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _sum_over_ranks(x.clone()) / _rank_of()[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _sum_over_ranks(gradient.clone()) / _rank_of()[1]
+
+
+def _mean_over_ranks(x: Tensor) -> Tensor:
+    return _MeanOverRanks.apply(x) if _rank_of()[1] > 1 else x

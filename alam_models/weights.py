@@ -47,6 +47,9 @@ def _load(folder: Path, name: str, kind: type[Config], nested: type) -> tuple[Co
             raise ValueError(f"wanted trained weights at {path}, got no such file")
     try:
         data = yaml.safe_load((folder / f"{name}.yaml").read_text())
+        if kind is ALAMConfig and isinstance(data, dict) and "standardise" in data:
+            # Before `scale` and `pairs`.
+            data["scale"], data["pairs"] = "standardised" if data.pop("standardise") else "free", "triplet"
         wanted = {field.name for field in fields(kind)}
         if not isinstance(data, dict) or set(data) != wanted:
             got = sorted(data) if isinstance(data, dict) else type(data).__name__

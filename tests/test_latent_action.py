@@ -1,12 +1,27 @@
-"""ALAM's laws: the quantizer by hand, every term moves the encoder, batches permute, the encoder is what is frozen."""
+"""ALAM's laws: the quantizer by hand, every term moves the encoder, batches permute, one pass equals four."""
 
-from dataclasses import replace
+import copy
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from four_pass import four_passes
+from safetensors.torch import save_file
 from torch import Tensor
 
-from alam_models.latent_action import ALAM, ALAMConfig, LossWeights, VectorQuantizer
+from alam_models.latent_action import (
+    ALAM,
+    VARIANTS,
+    ALAMConfig,
+    LastBlock,
+    LossWeights,
+    VectorQuantizer,
+    Whiten,
+    variant,
+)
+from alam_models.transformer import Block
 from alam_models.weights import load_encoder, save_weights
 
 SMALL = ALAMConfig(image_size=32, patch=16, width=32, heads=2, depth=1, queries=2, latent_width=4, codes=4)
@@ -37,6 +52,63 @@ def test_every_term_moves_the_encoder(term: str) -> None:
     assert model.encoder.head.weight.grad is not None
     assert model.encoder.head.weight.grad.abs().max() > 0
     assert model.encoder.patchify.weight.grad.abs().max() > 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("scale", ["free", "whitened", "standardised"])
+def test_one_pass_is_four_passes(scale: str, training: bool) -> None:
+    """The same terms, gradients and codebook as the straightforward implementation, to rounding."""
+    model = small_alam(scale=scale, depth=2, source_skip=True, image_size=36).double().train(training)
+    model.quantizer.steps.fill_(1)  # a codebook is there: it does not start from this batch
+    other, triplet = copy.deepcopy(model), torch.rand(5, 3, 3, 36, 36).double()
+    ours, plain = model(triplet, distance), four_passes(other, triplet, distance, textbook=True)
+    for term in ("rec", "perc", "add", "rev", "vq", "total", "codes", "prediction"):
+        torch.testing.assert_close(ours[term], plain[term], rtol=1e-8, atol=1e-8)
+    ours["total"].backward()
+    plain["total"].backward()
+    for (name, one), two in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert one.grad is not None, name
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-8, atol=1e-8, msg=name)
+    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=1e-8, atol=1e-8)
+
+
+def test_last_block_gives_the_first_rows_of_a_block() -> None:
+    torch.manual_seed(0)
+    block, last, x = Block(32, 2), LastBlock(32, 2, rows=3), torch.randn(2, 7, 32)
+    last.load_state_dict(block.state_dict())
+    for all_rows, first_rows in zip((block(x)[0][:, :3], *block(x)[1]), (last(x)[0], *last(x)[1]), strict=True):
+        torch.testing.assert_close(first_rows, all_rows, rtol=1e-5, atol=1e-6)
+
+
+def test_variants_are_the_rows_of_table_4() -> None:
+    full = replace(SMALL, weights=LossWeights(add=0.5, rev=0.25))
+    off = {name: [t for t in ("add", "rev") if not getattr(variant(full, name).weights, t)] for name in VARIANTS}
+    assert off == {
+        "lam": ["add", "rev"],
+        "without_both": ["add", "rev"],
+        "without_rev": ["rev"],
+        "without_add": ["add"],
+        "alam": [],
+    }
+    assert variant(full, "alam") == full
+    assert [name for name in VARIANTS if variant(full, name).pairs == "pair"] == ["lam"]
+    with pytest.raises(ValueError, match="without_add"):
+        variant(full, "other")
+
+
+def test_lam_trains_on_the_pair_a_b_alone() -> None:
+    model = ALAM(variant(replace(SMALL, scale="whitened"), "lam")).train()
+    model.quantizer.steps.fill_(1)
+    other, triplet = copy.deepcopy(model), torch.rand(4, 3, 3, 32, 32)
+    changed = triplet.clone()
+    changed[:, 2] = 0.0
+    terms, same = model(triplet, distance), other(changed, distance)
+    assert terms["prediction"].shape == (1, 4, 3, 32, 32) and terms["codes"].shape == (4, 2)
+    assert torch.equal(terms["target"][0], triplet[:, 1])
+    assert torch.equal(terms["total"], same["total"])
+    assert "add" not in terms and "rev" not in terms
+    terms["total"].backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 def test_total_is_the_weighted_sum() -> None:
@@ -70,10 +142,81 @@ def test_order_of_the_pair_matters() -> None:
 
 
 def test_standardised_latents_have_unit_scale() -> None:
-    encoder = small_alam(standardise=True).encoder.train()
+    encoder = small_alam(scale="standardised").encoder.train()
     z = encoder(torch.rand(64, 3, 32, 32), torch.rand(64, 3, 32, 32)).flatten(1)
     assert torch.allclose(z.mean(0), torch.zeros(8), atol=1e-4)
     assert torch.allclose(z.std(0, correction=0), torch.ones(8), atol=1e-2)
+
+
+def linearly_mapped(model: ALAM, matrix: Tensor) -> ALAM:
+    """The model with another linear map behind its head."""
+    mapped = copy.deepcopy(model)
+    with torch.no_grad():
+        mapped.encoder.head.weight.copy_(matrix @ model.encoder.head.weight)
+        mapped.encoder.head.bias.copy_(matrix @ model.encoder.head.bias)
+    return mapped
+
+
+def test_published_terms_reward_shrinking_and_whitened_ones_do_not() -> None:
+    triplet = torch.rand(16, 3, 3, 32, 32).double()
+    free, whitened = small_alam().double(), small_alam(scale="whitened").double()
+    smaller = 1e-3 * torch.eye(4).double()
+
+    def terms(model: ALAM) -> dict[str, Tensor]:
+        torch.manual_seed(3)  # of the codebook's start
+        return model(triplet, distance)  # type: ignore[no-any-return]
+
+    shrunk = linearly_mapped(free, smaller)
+    before, after = terms(free), terms(shrunk)
+    assert after["add"] < 1.1e-6 * before["add"] and after["rev"] < 1.1e-6 * before["rev"]
+    shrunk = linearly_mapped(whitened, smaller)
+    before, after = terms(whitened), terms(shrunk)
+    for term in ("rec", "perc", "add", "rev"):
+        torch.testing.assert_close(after[term], before[term], rtol=1e-6, atol=1e-8)
+
+
+def test_whitened_latents_have_covariance_one_whatever_the_head() -> None:
+    model = small_alam(scale="whitened", queries=4)
+    tilted = torch.eye(4) + 0.3 * torch.ones(4, 4)
+    for encoder in (model.encoder, linearly_mapped(model, tilted).encoder):
+        z = encoder(torch.rand(128, 3, 32, 32), torch.rand(128, 3, 32, 32))
+        assert torch.allclose(z.mean(0), torch.zeros(4, 4), atol=1e-3)
+        flat = z.flatten(0, 1)
+        assert torch.allclose(flat.T @ flat / len(flat), torch.eye(4), atol=0.1)
+
+
+def test_whitening_keeps_the_algebra_of_drifting_video() -> None:
+    """Latents that obey Eq. 2 obey it afterwards. Batch normalisation, with the mean over all pairs, breaks it."""
+    torch.manual_seed(0)
+    z_ab, z_bc = torch.randn(2, 32, 3, 4) + 2.0  # everything drifts
+    latents = torch.cat([z_ab, z_bc, z_ab + z_bc, -z_ab])
+
+    def errors(z: Tensor) -> tuple[Tensor, Tensor]:
+        ab, bc, ac, ba = z.chunk(4)
+        return (ac - ab - bc).abs().max(), (ab + ba).abs().max()
+
+    both_ways = torch.cat([torch.arange(32), torch.arange(96, 128)])
+    assert max(errors(Whiten(3, 4)(latents, both_ways))) < 1e-5
+    normalised = torch.nn.BatchNorm1d(12, affine=False)(latents.flatten(1))
+    assert min(errors(normalised)) > 0.5
+
+
+def test_whitening_is_a_fixed_affine_map_at_inference() -> None:
+    torch.manual_seed(0)
+    whiten = Whiten(2, 3, momentum=1.0)
+    z = torch.randn(64, 2, 3) * 3 + 1
+    training = whiten(z)
+    whiten.eval()
+    torch.testing.assert_close(whiten(z), training)
+    one, two = torch.randn(2, 4, 2, 3)
+    torch.testing.assert_close(whiten(0.3 * one + 0.7 * two), 0.3 * whiten(one) + 0.7 * whiten(two))
+
+
+def test_whitening_lets_nan_through_and_bears_latents_that_are_all_the_same() -> None:
+    z = torch.randn(8, 2, 3)
+    z[0, 0, 0] = torch.nan
+    assert Whiten(2, 3)(z).isnan().any()
+    assert torch.equal(Whiten(2, 3)(torch.ones(8, 2, 3)), torch.zeros(8, 2, 3))
 
 
 def test_perceptual_term_wants_its_distance() -> None:
@@ -114,7 +257,7 @@ def test_dead_codes_restart_from_the_batch() -> None:
 
 
 def test_encoder_loads_by_folder_alone(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    model = small_alam(standardise=True).eval()
+    model = small_alam(scale="whitened").eval()
     save_weights(tmp_path, "alam", model.state_dict(), model.config)
     encoder = load_encoder(tmp_path)
     first, second = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
@@ -122,3 +265,20 @@ def test_encoder_loads_by_folder_alone(tmp_path) -> None:  # type: ignore[no-unt
     assert not any(p.requires_grad for p in encoder.parameters())
     with pytest.raises(ValueError, match=r"alam\.yaml"):
         load_encoder(tmp_path / "elsewhere")
+
+
+def test_encoders_from_before_pairs_and_scale_load(tmp_path: Path) -> None:
+    model = small_alam(scale="standardised")
+    model(torch.rand(8, 3, 3, 32, 32), distance)  # running statistics
+    config = asdict(model.eval().config)
+    del config["pairs"], config["scale"]
+    (tmp_path / "alam.yaml").write_text(yaml.safe_dump({**config, "standardise": True}))
+    save_file(model.state_dict(), tmp_path / "alam.safetensors")
+    first, second = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    assert torch.equal(load_encoder(tmp_path)(first, second), model.encoder(first, second))
+
+
+@pytest.mark.parametrize(("name", "value"), [("pairs", "quadruplet"), ("scale", "small"), ("patch", 64)])
+def test_a_config_that_cannot_be_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{value}"):
+        replace(SMALL, **{name: value})  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from alam_models.latent_action import ALAM, ALAMConfig, LossWeights
 from alam_models.lpips import PerceptualDistance, backbone_path, define_torchvision_operators
 
 
@@ -33,6 +34,17 @@ def test_distance_is_zero_only_at_equality_and_moves_the_frames(backbone: Percep
     assert other.grad is not None and other.grad.abs().max() > 0
     assert not any(p.requires_grad for p in backbone.parameters())
     assert not backbone.train().distance.training  # dropout would make the distance random
+
+
+def test_the_perceptual_term_moves_the_encoder(backbone: PerceptualDistance) -> None:
+    weights = LossWeights(rec=0.0, perc=1.0, add=0.0, rev=0.0, vq=0.0)
+    model = ALAM(ALAMConfig(image_size=64, width=32, heads=2, depth=2, queries=2, latent_width=4, weights=weights))
+    terms = model(torch.rand(2, 3, 3, 64, 64), backbone)
+    assert torch.equal(terms["total"], terms["perc"])
+    terms["total"].backward()
+    for parameter in (model.encoder.head.weight, model.encoder.query, model.encoder.patchify.weight):
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0
+    assert all(p.grad is None for p in backbone.parameters())
 
 
 def test_unknown_backbone_is_named() -> None:

@@ -19,7 +19,14 @@ from training.settings import PretrainConfig, TransferConfig
 from training.train import main, pretrain, shifted, to_frames, transfer
 
 ALAM_SIZE = ALAMConfig(
-    image_size=32, width=32, heads=2, depth=1, queries=2, latent_width=4, standardise=True, weights=LossWeights(perc=0)
+    image_size=32,
+    width=32,
+    heads=2,
+    depth=1,
+    queries=2,
+    latent_width=4,
+    scale="whitened",
+    weights=LossWeights(perc=0),
 )
 POLICY_SIZE = FlowPolicyConfig(width=32, heads=2, depth=1, projected_width=8, horizon=4)
 

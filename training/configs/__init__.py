@@ -1,6 +1,6 @@
 """Named settings of `training/train.py`, one module a size."""
 
-from training.configs import mini
+from training.configs import base, mini, paper, release
 
-PRETRAIN = {"mini": mini.PRETRAIN}
+PRETRAIN = {"mini": mini.PRETRAIN, "base": base.PRETRAIN, "paper": paper.PRETRAIN, "release": release.PRETRAIN}
 TRANSFER = {"mini": mini.TRANSFER}

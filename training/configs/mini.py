@@ -8,7 +8,7 @@ from training.settings import PretrainConfig, TransferConfig
 
 PRETRAIN = PretrainConfig(
     model=ALAMConfig(
-        standardise=True,
+        scale="whitened",
         fade_in=500,
         source_skip=True,
         # LPIPS is off by name: its backbone is a download, and at 64 px it costs more than everything else together.
