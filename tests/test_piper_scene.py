@@ -10,6 +10,7 @@ from alam_sim.actuator import make_gate, rest_action
 from alam_sim.episode import run_episode
 from alam_sim.metaworld_env import metaworld_contract
 from alam_sim.piper_tasks import TASKS, check_task
+from alam_sim.piper_towel import TowelScene, covered_area
 
 
 def test_tasks_have_distinct_short_instructions_and_their_points():
@@ -19,6 +20,7 @@ def test_tasks_have_distinct_short_instructions_and_their_points():
         "insert-cylinder": 5,
         "insert-cube": 5,
         "stack-cups": 10,
+        "fold-towel": 10,
     }
     with pytest.raises(ValueError, match=r"wanted one of insert-cylinder.*got 'insert-ball'"):
         check_task("insert-ball")
@@ -87,7 +89,8 @@ def test_views_differ_move_and_show_the_task(open_env, task):
 def test_everything_is_within_reach_at_rest_and_apart(open_env, task):
     env = open_env(task)
     model, data = env.dynamics.model, env.dynamics.data
-    names = ("left", "center", "right") if task == "stack-cups" else ("object", "socket")
+    towel = tuple(f"towel{c * TowelScene.ROWS + TowelScene.ROWS // 2}" for c in (0, TowelScene.COLUMNS - 1))  # seams
+    names = {"stack-cups": ("left", "center", "right"), "fold-towel": towel}.get(task, ("object", "socket"))
     for seed in range(50):
         env.reset(seed)
         places = np.array([data.body(name).xpos for name in names])
@@ -140,8 +143,8 @@ def test_the_expert_solves_the_task_and_points_need_a_release(open_env, task):
         if solved:
             break
     assert points[-1] == TASKS[task].points and env.steps <= TASKS[task].max_steps
-    assert sorted(set(points)) == list(range(0, TASKS[task].points + 1, 5))  # one cup, then both
-    assert env.state()[6] > 0.05  # let go
+    assert sorted(set(points)) == list(range(0, TASKS[task].points + 1, 5))  # one cup or fold, then both
+    assert env.state()[6] > (0.03 if task == "fold-towel" else 0.05)  # let go
 
 
 @pytest.mark.sim
@@ -156,6 +159,50 @@ def test_an_object_dropped_beside_its_socket_makes_no_points(open_env):
     for over, made in ((np.array([0.08, 0.0, 0.036]), False), (np.array([0.0, 0.0, 0.045]), True)):
         data.qpos[address : address + 3], data.qvel[:] = socket + over, 0.0
         assert any(env.step(start) for _ in range(60)) == made
+
+
+def test_covered_area_counts_layers_once_wherever_the_sheet_lies():
+    grid = TowelScene().flat
+    area = covered_area(grid)
+    assert area == pytest.approx(0.24 * 0.15, rel=0.1)
+    cos, sin = np.cos(0.2), np.sin(0.2)
+    turned = grid @ np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]]) + (0.3, -0.1, 0.2)
+    assert covered_area(turned) == pytest.approx(area, rel=0.05)
+    assert covered_area(grid * (1, 0.5, 1)) == pytest.approx(area / 2, rel=0.1)
+    assert covered_area(np.abs(grid)) == pytest.approx(area / 4, rel=0.2)
+
+
+@pytest.mark.sim
+def test_a_towel_makes_points_for_each_fold_in_half_and_for_nothing_else(open_env):
+    import mujoco
+
+    env = open_env("fold-towel")
+    env.reset(0)
+    start, scene, model, data = env.state(), env.scene, env.dynamics.model, env.dynamics.data
+    assert model.neq == 1  # of the fingers: nothing but contact holds the towel
+
+    def folded(shape, about_y, short=0.92):
+        """A sheet (C, R, 3) with what lies before or behind a line turned over it, a bit short of the edge."""
+        shape, y = shape.copy(), shape[..., 1]
+        over = y < about_y if about_y <= 0 else y > about_y
+        shape[over] = (shape * (1, -short, 1) + (0, (1 + short) * about_y, 0.004))[over]
+        return shape
+
+    def points(shape, still=True):
+        data.qvel[:] = 0.0 if still else 0.1
+        scene.lay(model, data, shape + np.array([0.33, 0.0, 0.0]), 0.0)
+        mujoco.mj_forward(model, data)
+        return scene.points(model, data)
+
+    once = folded(scene.flat, 0.0)
+    twice = folded(once, 0.06)
+    assert [points(shape) for shape in (scene.flat, once, twice)] == [0, 5, 10]
+    assert points(folded(scene.flat, -0.03)) == 0  # a quarter turned over
+    askew = once + np.where(np.arange(scene.COLUMNS) < 6, 0.04, 0.0)[:, None, None] * (1, 0, 0)
+    assert points(askew) == 0
+    assert points(twice, still=False) == 0
+    points(once)
+    assert not any(env.step(start) for _ in range(60)) and env.points == 5  # and stays so
 
 
 @pytest.mark.sim

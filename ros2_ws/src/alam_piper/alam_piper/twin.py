@@ -76,8 +76,9 @@ def _links(index: int) -> str:
 </body>"""
 
 
-def mjcf(timestep_s: float = 0.0025, world: str = "", assets: str = "") -> str:
-    """-> the model as MJCF text; `world`: more bodies of the world, `assets`: more assets, both as MJCF."""
+def mjcf(timestep_s: float = 0.0025, world: str = "", assets: str = "", sections: str = "") -> str:
+    """-> the model as MJCF text; `world`: more bodies of the world, `assets`: more assets, `sections`: more sections of
+    the model (what is made of these bodies), all as MJCF."""
     drives = "".join(
         f'<position name="{name}" joint="{name}" kp="{kp}" kv="{kv}" forcerange="-{FORCE} {FORCE}"/>\n'
         for name, kp, kv in zip(arm.JOINTS, KP, KV, strict=True)
@@ -106,6 +107,7 @@ def mjcf(timestep_s: float = 0.0025, world: str = "", assets: str = "") -> str:
     <body name="base"><geom class="dark" type="cylinder" size=".06 .03" pos="0 0 .03" mass="1"/>{_links(0)}</body>
     {world}
   </worldbody>
+  {sections}
   <equality><joint joint1="finger_left" joint2="finger_right" polycoef="0 1 0 0 0"/></equality>
   <actuator>{drives}{fingers}</actuator>
 </mujoco>"""
@@ -114,9 +116,9 @@ def mjcf(timestep_s: float = 0.0025, world: str = "", assets: str = "") -> str:
 class TwinDynamics:
     """The arm moved by its drives, alone or in a world. Positions (7,): six joints [rad], the gripper's opening [m]."""
 
-    def __init__(self, timestep_s: float = 0.0025, world: str = "", assets: str = "") -> None:
-        """timestep_s: of the physics [s]; world and assets: as in `mjcf`. `model` and `data` are MuJoCo's."""
-        self.model = mujoco.MjModel.from_xml_string(mjcf(timestep_s, world, assets))
+    def __init__(self, timestep_s: float = 0.0025, world: str = "", assets: str = "", sections: str = "") -> None:
+        """timestep_s: of the physics [s]; world, assets and sections: as in `mjcf`. `model` and `data` are MuJoCo's."""
+        self.model = mujoco.MjModel.from_xml_string(mjcf(timestep_s, world, assets, sections))
         self.data = mujoco.MjData(self.model)
         self._gain, self._bias = self.model.actuator_gainprm.copy(), self.model.actuator_biasprm.copy()
         self._applied = np.zeros(6)

@@ -14,8 +14,9 @@ import numpy as np
 from alam_piper import arm
 from alam_piper.twin import TwinDynamics
 from alam_sim.arm_actuator import PERIOD_S, ArmActuator
-from alam_sim.piper_scene import ASSETS, TABLE, make_scene
+from alam_sim.piper_scene import ASSETS, TABLE, CupsScene, InsertScene, Scene
 from alam_sim.piper_tasks import TASKS, check_task
+from alam_sim.piper_towel import TowelScene
 from alam_sim.rendering import SceneRenderer, refuse_second_world
 
 STEP_TICKS, PERIOD_TICKS = 20, 3  # steps of the physics in a control step, and in PERIOD_S
@@ -24,6 +25,12 @@ STABLE_STEPS = 15  # control steps for which points must stand before they count
 START = np.array([0.0, 0.859, -0.862, 0.0, 1.061, 0.0, 0.07])  # looks down on the table, gripper open
 START_SPREAD_RAD = 0.03
 
+SCENES: dict[str, Callable[[], Scene]] = {
+    "insert-cylinder": lambda: InsertScene("cylinder"),
+    "insert-cube": lambda: InsertScene("cube"),
+    "stack-cups": CupsScene,
+    "fold-towel": TowelScene,
+}
 _ENABLED = np.ones(len(arm.NAMES), bool)
 
 
@@ -38,8 +45,9 @@ class PiperEnv:
         self.task = task
         self.instruction, self.max_steps = TASKS[task].instruction, TASKS[task].max_steps
         self.contract = arm.piper_contract()
-        self.scene = make_scene(task)
-        self.dynamics = TwinDynamics(TIMESTEP_S, TABLE + self.scene.world, ASSETS + self.scene.assets)
+        self.scene = SCENES[task]()
+        world, assets = TABLE + self.scene.world, ASSETS + self.scene.assets
+        self.dynamics = TwinDynamics(TIMESTEP_S, world, assets, self.scene.sections)
         camera = self.contract.cameras[0]
         self._renderer = SceneRenderer(self.dynamics.model, camera.source_width, camera.source_height)
         self.steps = 0

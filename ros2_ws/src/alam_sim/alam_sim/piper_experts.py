@@ -15,6 +15,7 @@ from alam_piper import arm
 from alam_piper.twin import FRICTION, KP, KV
 from alam_sim.piper_env import PiperEnv
 from alam_sim.piper_scene import CupsScene, InsertScene
+from alam_sim.piper_towel import TowelScene
 
 SPEED_M_S, TURN_RAD_S = 0.30, 1.5
 TRIM_GAIN, TRIM_MOST_RAD = 0.05, 0.06  # what friction in the joints leaves undone, per step and at most
@@ -22,6 +23,7 @@ OPEN_M = 0.07
 LEAN_RAD = 0.6  # of the hand, from pointing down, towards where it is heading
 LAG_S, STICTION_RAD = np.array(KV) / np.array(KP), FRICTION / np.array(KP)  # of the drives
 DAMPING = 1e-4  # of the least squares
+TOWEL_LEAN_RAD, TOWEL_OPEN_M, TOWEL_SHORT_M = 0.1, 0.036, 0.004
 
 Actions = Iterator[np.ndarray]
 
@@ -29,8 +31,9 @@ Actions = Iterator[np.ndarray]
 class Hand:
     """The fingertips above the table: they move on straight lines, and the hand turns about the vertical."""
 
-    def __init__(self, env: PiperEnv) -> None:
-        self._env, self._model = env, env.dynamics.model
+    def __init__(self, env: PiperEnv, lean_rad: float = LEAN_RAD) -> None:
+        """lean_rad: of the hand, from pointing down, towards where it is heading."""
+        self._env, self._model, self._lean = env, env.dynamics.model, lean_rad
         self._data = mujoco.MjData(self._model)
         self._site = self._model.site("fingertips").id
         self.opening = OPEN_M
@@ -83,7 +86,7 @@ class Hand:
     def _inverse(self, position: np.ndarray, heading: float, start: np.ndarray) -> np.ndarray:
         """-> joints (6,) with the fingertips at a position, the hand leaning: damped least squares from `start`."""
         data, q = self._data, start.copy()
-        (c, s), (cl, sl) = (math.cos(heading), math.sin(heading)), (math.cos(LEAN_RAD), math.sin(LEAN_RAD))
+        (c, s), (cl, sl) = (math.cos(heading), math.sin(heading)), (math.cos(self._lean), math.sin(self._lean))
         wanted = np.array([[-cl * c, -s, sl * c], [-cl * s, c, sl * s], [-sl, 0.0, -cl]])
         at, turning = np.zeros((3, self._model.nv)), np.zeros((3, self._model.nv))
         for _ in range(60):
@@ -106,6 +109,8 @@ def expert(env: PiperEnv) -> Actions:
     """-> the actions that solve the task of an environment that was just reset."""
     if isinstance(env.scene, CupsScene):
         return _stack(env, env.scene)
+    if isinstance(env.scene, TowelScene):
+        return _fold(env, env.scene)
     assert isinstance(env.scene, InsertScene)
     return _insert(env, env.scene)
 
@@ -154,6 +159,30 @@ def _stack(env: PiperEnv, scene: CupsScene) -> Actions:
         yield from hand.grip(OPEN_M)
         yield from hand.move(_over(hand.position, 0.08))
     yield from hand.grip(OPEN_M, 30)
+
+
+def _fold(env: PiperEnv, scene: TowelScene) -> Actions:
+    """Seam onto seam, then both seams onto the fold. They are laid down beyond the row of points beside them: the sheet
+    between the two resists being pressed together, and a seam let go above that row hops off to either side."""
+    data, hand = env.dynamics.data, Hand(env, TOWEL_LEAN_RAD)
+    hand.opening = TOWEL_OPEN_M
+    for onto, low_m in ((-1, 0.0135), (scene.COLUMNS // 2, 0.016)):
+        seams = scene.grid(data)[[0, 0] if onto == -1 else [0, -1]]
+        begin = seams.mean((0, 1)) * (1, 1, 0)
+        way = (scene.grid(data)[onto].mean(0) - begin) * (1, 1, 0)
+        length = float(np.linalg.norm(way))
+        yield from hand.move(_over(begin, 0.08), math.atan(-way[0] / way[1]))
+        yield from hand.move(_over(begin, 0.003), speed_m_s=0.1)
+        yield from hand.grip(0.0)
+        top = min(0.4 * length, 0.085)
+        for part, height in ((0.1, 0.22 * length), (0.35, top), (0.7, top), (0.85, max(0.2 * length, 0.045))):
+            yield from hand.move(_over(begin + part * way, height), speed_m_s=0.2)
+        end = scene.grid(data)[onto].mean(0) * (1, 1, 0) - TOWEL_SHORT_M / length * way
+        for over_m in (0.03, 0.0):
+            yield from hand.move(_over(end, low_m + over_m), speed_m_s=0.1)
+        yield from hand.grip(TOWEL_OPEN_M)
+        yield from hand.move(_over(hand.position, 0.08))
+    yield from hand.grip(TOWEL_OPEN_M, 30)
 
 
 def _over(position: np.ndarray, height_m: float) -> np.ndarray:

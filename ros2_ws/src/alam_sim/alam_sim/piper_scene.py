@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 STILL_M_S = 0.02  # slower than this, and untouched by the fingers: released and stable
-POINTS_EACH = 5  # for each insertion and each cup (paper, appendix D)
+POINTS_EACH = 5  # for each insertion, cup and fold (paper, appendix D)
 
 _SOLID = 'contype="2" conaffinity="3" solref=".006 1"'
 _LOOK = 'contype="0" conaffinity="0" mass="0"'
@@ -40,6 +40,7 @@ class Scene(Protocol):
 
     world: str  # MJCF of bodies
     assets: str  # and of their meshes
+    sections: str  # and what else of the model
 
     def place(self, random: np.random.Generator, model: Any, data: Any) -> None:
         """Put everything where this seed wants it."""
@@ -92,6 +93,7 @@ def lathe(name: str, sides: int, profile: list[tuple[float, float]]) -> str:
 class InsertScene:
     """One object and its socket, a ring on the table, on opposite sides. The rim is widened by a chamfer."""
 
+    sections = ""
     CLEARANCE, DEPTH, CHAMFER = 0.0015, 0.021, 0.005
 
     def __init__(self, shape: str) -> None:
@@ -147,6 +149,7 @@ class InsertScene:
 class CupsScene:
     """Three cups upside down in a row; nested, each stands NEST above the one below."""
 
+    sections = ""
     HEIGHT, RIM, TOP, WALL, NEST = 0.080, 0.035, 0.023, 0.002, 0.026  # outer radii to the flats [m]
     NAMES, COLOURS = ("left", "center", "right"), (".10 .55 .50 1", ".95 .50 .12 1", ".56 .30 .68 1")
 
@@ -188,11 +191,6 @@ class CupsScene:
             if nested and level in (1, 2) and body.xmat[8] > math.cos(0.15) and is_free(model, data, name):
                 levels.add(level)
         return POINTS_EACH * len(levels) if 1 in levels else 0
-
-
-def make_scene(task: str) -> Scene:
-    """A name of piper_tasks.TASKS -> what it puts on the table."""
-    return CupsScene() if task == "stack-cups" else InsertScene(task.removeprefix("insert-"))
 
 
 def is_free(model: Any, data: Any, name: str) -> bool:

@@ -18,6 +18,7 @@ TASKS: dict[str, PiperTask] = {
     "insert-cylinder": PiperTask("insert the cylinder into the socket", 5, 900),
     "insert-cube": PiperTask("insert the cube into the socket", 5, 900),
     "stack-cups": PiperTask("stack the cups onto the one in the middle", 10, 1200),
+    "fold-towel": PiperTask("fold the towel in half twice", 10, 1200),
 }
 
 
