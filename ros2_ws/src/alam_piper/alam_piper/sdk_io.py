@@ -201,8 +201,11 @@ class SdkBus:
         self.counters.sent += 1
 
     def _read(self) -> None:
+        read = {self._can.CAN_STATUS[f"READ_CAN_MSG_{how}"] for how in ("OK", "TIMEOUT", "FAILED")}
         while not self.lost:
-            self._can.ReadCanMessage()  # one frame, or none within a second
+            status = self._can.ReadCanMessage()  # one frame, or none within a second
+            if status not in read:  # it did not even try, and would not the next time either
+                self.lost = self.lost or f"the CAN bus is down: {status.name}"
 
     def _receive(self, timeout: float | None = None) -> can.Message | None:
         """The SDK swallows a bus that goes down while it reads."""
