@@ -2,7 +2,7 @@
 
 One dataclass, one YAML file (`contract.yaml`), saved in every dataset and every bundle. A robot or a dataset fills in
 the first half (names, order, units, limits, rate, cameras); a policy adds the second (horizon, latent shape,
-tokenizer, normalisation statistics). Needs numpy and OpenCV, never torch.
+tokenizer, normalisation statistics). Needs numpy, OpenCV and, for PaliGemma's tokens, sentencepiece; never torch.
 """
 
 from __future__ import annotations
@@ -10,16 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import yaml
 
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
 SCHEMA_VERSION = 1
 ROLES = ("third_person", "wrist")
+TOKENIZERS = ("bytes", "paligemma")
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,20 @@ class Latent:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """How an instruction becomes tokens; `bytes` is UTF-8, each byte plus one, zero-padded to `length`."""
+    """How an instruction becomes `length` tokens, zero-padded behind.
+
+    `bytes` is UTF-8, each byte plus one. `paligemma` is the beginning of a text, the pieces of PaliGemma's
+    `tokenizer.model` at `path` and a line's end, as pi0 reads it; a saved contract has that file beside it."""
 
     kind: str
     length: int
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in TOKENIZERS:
+            raise ValueError(f"tokenizer: wanted one of {TOKENIZERS}, got {self.kind!r}")
+        if (self.path is None) != (self.kind == "bytes"):
+            raise ValueError(f"tokenizer {self.kind!r}: wanted a path with 'paligemma' alone, got {self.path!r}")
 
 
 @dataclass(frozen=True)
@@ -155,7 +171,14 @@ class Contract:
         return _build(cls, data, where)
 
     def save(self, path: Path | str) -> None:
-        Path(path).write_text(self.to_yaml())
+        """Write the YAML and, beside it, the tokenizer's file where there is one: the folder may then move."""
+        path, saved = Path(path), self
+        if self.tokenizer is not None and self.tokenizer.path is not None:
+            beside = path.with_name("tokenizer.model")
+            if not (beside.exists() and beside.samefile(self.tokenizer.path)):
+                shutil.copyfile(self.tokenizer.path, beside)
+            saved = replace(self, tokenizer=replace(self.tokenizer, path=beside.name))
+        path.write_text(saved.to_yaml())
 
     @classmethod
     def load(cls, path: Path | str) -> Contract:
@@ -163,7 +186,11 @@ class Contract:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"wanted a contract at {path}, got no such file")
-        return cls.from_yaml(path.read_text(), str(path))
+        contract = cls.from_yaml(path.read_text(), str(path))
+        if contract.tokenizer is None or contract.tokenizer.path is None:
+            return contract
+        tokenizer = replace(contract.tokenizer, path=str(path.parent / contract.tokenizer.path))
+        return replace(contract, tokenizer=tokenizer)
 
 
 def disagreements(wanted: Contract, got: Contract) -> list[str]:
@@ -196,15 +223,39 @@ def prepare_frame(image: np.ndarray, camera: Camera) -> np.ndarray:
 
 
 def encode_instruction(text: str, tokenizer: Tokenizer) -> np.ndarray:
-    """-> (length,) int64 tokens, 0 is padding. Raises ValueError on an unknown tokenizer or an instruction too long."""
-    if tokenizer.kind != "bytes":
-        raise ValueError(f"tokenizer: wanted 'bytes', got {tokenizer.kind!r}")
-    data = text.encode()
-    if not 0 < len(data) <= tokenizer.length:
-        raise ValueError(f"instruction: wanted 1 to {tokenizer.length} bytes, got {len(data)}: {text[:80]!r}")
+    """-> (length,) int64 tokens, 0 is padding. Raises ValueError on an instruction that is empty or too long, and when
+    the tokenizer's file cannot be used."""
+    if tokenizer.kind == "bytes":
+        ids, unit = [byte + 1 for byte in text.encode()], "bytes"
+    else:
+        assert tokenizer.path is not None
+        ids, unit = _pieces(tokenizer.path).encode(text.strip() + "\n", add_bos=True), "tokens"
+    if not text.strip() or len(ids) > tokenizer.length:
+        raise ValueError(f"instruction: wanted words of 1 to {tokenizer.length} {unit}, got {len(ids)}: {text[:80]!r}")
     tokens = np.zeros(tokenizer.length, np.int64)
-    tokens[: len(data)] = np.frombuffer(data, np.uint8).astype(np.int64) + 1
+    tokens[: len(ids)] = ids
     return tokens
+
+
+@lru_cache
+def _pieces(path: str) -> SentencePieceProcessor:
+    """The pieces of a tokenizer.model. Raises ValueError when there is none, or one that pads otherwise."""
+    if not Path(path).is_file():
+        raise ValueError(f"tokenizer: wanted PaliGemma's tokenizer.model at {path}, got no such file")
+    try:
+        from sentencepiece import SentencePieceProcessor
+
+        pieces = SentencePieceProcessor(model_file=path)
+    except ImportError:
+        raise ValueError("tokenizer 'paligemma': wanted the package sentencepiece, got none; install it") from None
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"tokenizer: wanted a sentencepiece model at {path}, got another file ({error})") from None
+    if pieces.pad_id() != 0 or pieces.bos_id() < 0:
+        raise ValueError(
+            f"tokenizer: wanted PaliGemma's (padding 0, with a beginning of text), got {path} with padding "
+            f"{pieces.pad_id()}, beginning {pieces.bos_id()}"
+        )
+    return pieces
 
 
 def standardise(values: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:

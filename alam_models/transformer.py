@@ -4,12 +4,21 @@ values another stream computed at the same depth (layer-wise joint attention, as
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, heads, T, D / heads)
+
+
+class Prefix(NamedTuple):
+    """What the expert attends to: keys and values of every layer, and valid (B, L) bool, False where padding stands."""
+
+    keys_values: list[KeysValues]
+    valid: Tensor
 
 
 class Attention(nn.Module):
@@ -71,7 +80,23 @@ class Block(nn.Module):
 
 
 def time_embedding(tau: Tensor, width: int) -> Tensor:
-    """tau (B,) in [0, 1] -> (B, width) sines and cosines, periods 4e-3 to 4 (pi0)."""
-    period = 4e-3 * (4.0 / 4e-3) ** torch.linspace(0, 1, width // 2, device=tau.device)
-    angle = 2 * math.pi * tau[:, None] / period
+    """tau (B,) in [0, 1] -> (B, width) sines, then cosines, periods 4e-3 to 4 (pi0), exact to 1e-6.
+
+    pi0 multiplies in float64, which not every accelerator has. Float32 alone would lose the phase after the 250 turns
+    of the shortest period, so both factors are cut in two: the product of the coarse parts, of 12 bits each, is exact
+    and drops its whole turns; what remains is small."""
+    coarse, fine = (torch.tensor(part, device=tau.device) for part in _frequencies(width // 2))
+    tau = tau.float()[:, None]
+    tau_coarse = (tau * 4096).floor() / 4096
+    turns = tau_coarse * coarse
+    turns = (turns - turns.round()) + ((tau - tau_coarse) * coarse + tau * fine)
+    angle = 2 * math.pi * turns
     return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+@lru_cache
+def _frequencies(count: int) -> tuple[list[float], list[float]]:
+    """-> turns per unit of flow time, `count` of them: in whole sixteenths, and what that leaves out."""
+    exact = [1 / (4e-3 * (4.0 / 4e-3) ** (i / max(1, count - 1))) for i in range(count)]
+    coarse = [round(frequency * 16) / 16 for frequency in exact]
+    return coarse, [a - b for a, b in zip(exact, coarse, strict=True)]

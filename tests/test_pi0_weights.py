@@ -1,0 +1,215 @@
+"""Public pi0 weights: every key accounted for, in either layout, without a second copy in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pi0_recipe import CASES, weight
+from pi0_streams import Streams
+from safetensors.torch import save_file
+from torch import Tensor
+
+from alam_models.gemma import GemmaConfig
+from alam_models.pi0 import Pi0Backbone, Pi0Config
+from alam_models.pi0_weights import TIED, load_pi0, modules
+from alam_models.siglip import SiglipConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+CASE = CASES[0]
+WORDS = "model.paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
+
+
+def public() -> dict[str, Tensor]:
+    """A small model under the names that LeRobot gave it."""
+    shapes = json.loads(str(np.load(ROOT / f"tests/golden/pi0_{CASE.name}.npz")["shapes"]))
+    return {key: torch.from_numpy(weight(CASE, key, tuple(shape))) for key, shape in shapes.items()}
+
+
+def policy(latents: int = 0) -> Streams:
+    with torch.device("meta"):
+        backbone = Pi0Backbone(CASE.config, CASE.roles)
+    return Streams(backbone, [5] * latents + [CASE.action_width]).eval()
+
+
+def saved(weights: dict[str, Tensor], folder: Path) -> Path:
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def test_every_key_is_loaded_or_known_not_to_be_needed(tmp_path: Path) -> None:
+    weights, ours = public(), policy()
+    report = load_pi0(ours, saved(weights, tmp_path))
+    assert set(report.loaded) == set(ours.state_dict()) and report.new == ()
+    assert not any(parameter.is_meta for parameter in ours.parameters())
+    assert len(report.loaded) + len(report.unused) == len(weights)
+    last = "paligemma_with_expert.paligemma.model.language_model.layers.1."
+    after = [f"{last}self_attn.{n}_proj" for n in "qo"] + [f"{last}mlp.{n}_proj" for n in ("gate", "up", "down")]
+    after += [f"{last}post_attention_layernorm", "paligemma_with_expert.paligemma.model.language_model.norm"]
+    after += ["paligemma_with_expert.gemma_expert.lm_head"]
+    assert set(report.unused) == {f"{name}.weight" for name in after}
+    assert torch.equal(ours.stream_out[0].bias, weights["model.action_out_proj.bias"])
+    assert torch.equal(ours.backbone.state.weight, weights["model.state_proj.weight"])
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda key: key.removeprefix("model."),  # openpi
+        lambda key: key.replace("vision_tower.vision_model.", "vision_tower."),  # transformers 5
+        lambda key: key.replace(WORDS, f"model.{TIED}"),  # tied tensors are saved once
+    ],
+)
+def test_other_spellings_give_the_same_policy(spell: object, tmp_path: Path) -> None:
+    weights, one, two = public(), policy(), policy()
+    load_pi0(one, saved(weights, tmp_path))
+    (tmp_path / "other").mkdir()
+    other = {spell(key): value for key, value in weights.items()}  # type: ignore[operator]
+    assert other.keys() != weights.keys()
+    load_pi0(two, saved(other, tmp_path / "other"))
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[name]), name
+
+
+def test_words_saved_under_both_names_are_loaded_once(tmp_path: Path) -> None:
+    weights = public()
+    report = load_pi0(policy(), saved({**weights, f"model.{TIED}": weights[WORDS].clone()}, tmp_path))
+    assert TIED in report.unused
+
+
+def test_what_does_not_fit_is_listed_and_changes_nothing(tmp_path: Path) -> None:
+    weights, ours = public(), policy()
+    lacking, misshapen = "model.action_in_proj.bias", "model.state_proj.weight"
+    del weights[lacking]
+    weights[misshapen] = torch.zeros(24, 5)
+    weights["model.other.weight"] = torch.zeros(1)
+    weights["model.another.weight"] = torch.zeros(1)
+    with pytest.raises(ValueError) as caught:
+        load_pi0(ours, saved(weights, tmp_path))
+    for said in ("lacks action_in_proj.bias", "has other.weight", "has another.weight", "(24, 5), not (24, 6)"):
+        assert said in str(caught.value)
+    assert all(parameter.is_meta for parameter in ours.backbone.parameters())
+
+
+def test_a_model_of_another_size_is_refused_with_a_short_message(tmp_path: Path) -> None:
+    weights = {key: torch.zeros(*value.shape, 1) for key, value in public().items()}
+    with pytest.raises(ValueError, match=r"and \d+ more") as caught:
+        load_pi0(policy(), saved(weights, tmp_path))
+    assert len(str(caught.value)) < 5000
+
+
+def test_latent_streams_are_new_and_begin_at_rest(tmp_path: Path) -> None:
+    plain, joint = policy(), policy(latents=2)
+    load_pi0(plain, saved(public(), tmp_path))
+    report = load_pi0(joint, tmp_path)
+    assert {name.split(".")[0] for name in report.new} == {"stream_in", "stream_time", "stream_out"}
+    assert all(name.split(".")[1] in "01" for name in report.new) and len(report.new) == 2 * 8
+    for name in ("stream_in", "stream_time", "stream_out"):
+        for one, two in zip(getattr(plain, name)[0].parameters(), getattr(joint, name)[2].parameters(), strict=True):
+            assert torch.equal(one, two)
+    images = {"third_person": torch.rand(1, 3, 28, 28)}
+    prefix = joint.backbone.prefix(images, torch.ones(1, 3, dtype=torch.int64), torch.randn(1, 6))
+    streams = [torch.randn(1, 4, 5), torch.randn(1, 4, 5), torch.randn(1, 4, 7)]
+    third, wrist, action = joint.velocity(streams, torch.tensor([0.4]), prefix, torch.ones(12, 12, dtype=torch.bool))
+    assert not third.any() and not wrist.any() and action.abs().min() > 0
+
+
+def test_weights_of_another_type_are_converted(tmp_path: Path) -> None:
+    ours = policy()
+    load_pi0(ours, saved({key: value.bfloat16() for key, value in public().items()}, tmp_path))
+    name = "model.state_proj.weight"
+    assert ours.backbone.state.weight.dtype == torch.float32
+    assert torch.equal(ours.backbone.state.weight, public()[name].bfloat16().float())
+
+
+def test_the_file_stays_as_it_is_when_the_weights_are_trained(tmp_path: Path) -> None:
+    ours = policy()
+    load_pi0(ours, saved(public(), tmp_path))
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            assert parameter.requires_grad
+            parameter.add_(1)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_what_is_no_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="wanted a file"):
+        load_pi0(policy(), tmp_path)
+    (tmp_path / "model.safetensors").write_text("words")
+    with pytest.raises(ValueError, match="damaged"):
+        load_pi0(policy(), tmp_path)
+    ours = policy()
+    ours.backbone = torch.nn.Linear(1, 1)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="pi0 backbone"):
+        load_pi0(ours, tmp_path)
+
+
+MEDIUM = Pi0Config(
+    GemmaConfig(1024, 4096, depth=6, head_width=64),
+    GemmaConfig(512, 2048, depth=6, head_width=64),
+    SiglipConfig(256, 2, 4, 512),
+    image_size=28,
+    vocabulary=2000,
+)
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+sys.path[:0] = [{tests!r}, {golden!r}]
+from pi0_streams import Streams
+from test_pi0_weights import CASE, MEDIUM, high_water
+from alam_models.pi0 import Pi0Backbone
+from alam_models.pi0_weights import load_pi0
+
+def run(policy, config):
+    images = {{role: torch.rand(1, 3, config.image_size, config.image_size) for role in CASE.roles}}
+    with torch.no_grad():
+        prefix = policy.backbone.prefix(images, torch.ones(1, 3, dtype=torch.int64), torch.randn(1, 6))
+        policy.velocity([torch.randn(1, 4, 7)], torch.rand(1), prefix, torch.ones(4, 4, dtype=torch.bool))
+
+run(Streams(Pi0Backbone(CASE.config, CASE.roles), [7]), CASE.config)  # what torch itself needs
+before = high_water()
+with torch.device("meta"):
+    backbone = Pi0Backbone(MEDIUM, CASE.roles)
+policy = Streams(backbone, [7])
+load_pi0(policy, {folder!r})
+run(policy, MEDIUM)
+total = sum(p.sum().item() for p in policy.parameters())  # every page
+print((high_water() - before) / sum(p.nbytes for p in policy.parameters()))
+"""
+
+
+def high_water() -> int:
+    """-> the most bytes that this process ever had in memory."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loading_needs_no_second_copy(dtype: torch.dtype, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        names = modules(MEDIUM, action=0)
+        own = Streams(Pi0Backbone(MEDIUM, CASE.roles), [7]).state_dict()
+    weights = {}
+    for name, value in own.items():
+        module, _, leaf = name.rpartition(".")
+        weights[f"model.{names[module]}.{leaf}"] = torch.zeros(value.shape, dtype=dtype)
+    saved(weights, tmp_path)
+    del weights
+    paths = {"tests": str(ROOT / "tests"), "golden": str(ROOT / "tests/golden"), "folder": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(**paths)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) <= 1.1
