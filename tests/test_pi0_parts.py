@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from alam_models.gemma import GemmaConfig, GemmaLayer, RMSNorm, rotary
+from alam_models.lpips import define_torchvision_operators
 from alam_models.siglip import Siglip, SiglipConfig
 
+define_torchvision_operators()  # which the library looks for
 transformers = pytest.importorskip("transformers", reason="transformers is in the extra `dev`")
 
 LAYER = {  # ours -> SigLIP's

@@ -12,18 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What torchvision, built for CUDA, looks for in a CPU build of torch. Kept alive for the life of the process.
-_OPERATORS = torch.library.Library("torchvision", "DEF")
-_OPERATORS.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-_OPERATORS.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+from alam_models.lpips import define_torchvision_operators
+from alam_models.pi0 import Pi0Config
 
-from lerobot.policies.pi0 import modeling_pi0  # noqa: E402 (after the two operators)
+define_torchvision_operators()
+
+from lerobot.policies.pi0 import modeling_pi0  # noqa: E402 (after the operators)
 from lerobot.policies.pi0.configuration_pi0 import PI0Config  # noqa: E402
 from transformers.cache_utils import DynamicCache  # noqa: E402
 from transformers.models.gemma import modeling_gemma  # noqa: E402
 from transformers.models.paligemma import modeling_paligemma  # noqa: E402
-
-from alam_models.pi0 import Pi0Config  # noqa: E402
 
 
 class ReadOnlyCache:
