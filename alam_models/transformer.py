@@ -86,12 +86,12 @@ def time_embedding(tau: Tensor, width: int) -> Tensor:
     of the shortest period, so both factors are cut in two: the product of the coarse parts, of 12 bits each, is exact
     and drops its whole turns; what remains is small."""
     coarse, fine = (torch.tensor(part, device=tau.device) for part in _frequencies(width // 2))
-    tau = tau.float()[:, None]
+    dtype, tau = tau.dtype, tau.float()[:, None]
     tau_coarse = (tau * 4096).floor() / 4096
     turns = tau_coarse * coarse
     turns = (turns - turns.round()) + ((tau - tau_coarse) * coarse + tau * fine)
     angle = 2 * math.pi * turns
-    return torch.cat([angle.sin(), angle.cos()], -1)
+    return torch.cat([angle.sin(), angle.cos()], -1).to(dtype)
 
 
 @lru_cache

@@ -100,9 +100,10 @@ def test_the_cached_prefix_gives_what_one_joint_pass_gives(causal: bool) -> None
     )
 
 
-def test_appended_padding_changes_nothing() -> None:
+@pytest.mark.parametrize(("before", "behind"), [(0, 5), (3, 0)])
+def test_padding_changes_nothing(before: int, behind: int) -> None:
     backbone, inputs, tokens = tiny(), context(), some_tokens()
-    longer = {**inputs, "text": torch.nn.functional.pad(inputs["text"], (0, 5), value=PADDING)}  # type: ignore[arg-type]
+    longer = {**inputs, "text": torch.nn.functional.pad(inputs["text"], (before, behind), value=PADDING)}  # type: ignore[arg-type]
     torch.testing.assert_close(run(backbone, inputs, tokens), run(backbone, longer, tokens), atol=1e-5, rtol=1e-5)
 
 
