@@ -25,6 +25,7 @@ from alam_models.flow_policy import FlowPolicy
 from alam_models.runtime.bundle import FILES, digest
 from alam_models.runtime.onnx import OnnxBackend
 from alam_models.runtime.policy import integrate
+from alam_models.transformer import Prefix
 from alam_models.weights import load_policy_weights
 
 OPSET = 20  # TensorRT parses this one; 23 fuses attention in a way it refuses
@@ -32,21 +33,21 @@ SMALLEST_COSINE = 0.9999
 
 
 class PrefixGraph(nn.Module):
-    """Frames as they leave prepare_frame -> keys and values (L, 1, heads, P, D / heads) of all layers."""
+    """Frames as they leave prepare_frame -> keys and values (layers, 1, heads, L, D / heads), valid (1, L) bool."""
 
     def __init__(self, policy: FlowPolicy) -> None:
         super().__init__()
         self.policy = policy
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One (1, h, w, 3) uint8 image per role, then text (1, L) int64 and state (1, S) standardised."""
         *images, text, state = inputs
         frames = {
             role: image.permute(0, 3, 1, 2).float() / 255
             for role, image in zip(self.policy.config.roles, images, strict=True)
         }
-        keys_values = self.policy.prefix(frames, text, state)
-        return torch.stack([k for k, _ in keys_values]), torch.stack([v for _, v in keys_values])
+        keys_values, valid = self.policy.prefix(frames, text, state)
+        return torch.stack([k for k, _ in keys_values]), torch.stack([v for _, v in keys_values]), valid
 
 
 class StepGraph(nn.Module):
@@ -57,9 +58,9 @@ class StepGraph(nn.Module):
         self.policy = policy
 
     def forward(
-        self, latents: Tensor, actions: Tensor, tau: Tensor, keys: Tensor, values: Tensor
+        self, latents: Tensor, actions: Tensor, tau: Tensor, keys: Tensor, values: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return self.policy.velocity(latents, actions, tau, list(zip(keys, values, strict=True)))
+        return self.policy.velocity(latents, actions, tau, Prefix(list(zip(keys, values, strict=True)), valid))
 
 
 def export(weights: Path, out: Path, measured: dict[str, Any] | None = None) -> Path:
@@ -109,13 +110,11 @@ def check_measured(measured: dict[str, Any], step_digest: str) -> None:
 def write_graphs(policy: FlowPolicy, contract: Contract, folder: Path) -> None:
     inputs = example(policy, contract)
     images = [inputs[role] for role in policy.config.roles]
-    keys, values = PrefixGraph(policy)(*images, inputs["text"], inputs["state"])
-    names = [*policy.config.roles, "text", "state"]
-    _write(
-        PrefixGraph(policy), (*images, inputs["text"], inputs["state"]), names, ["keys", "values"], folder / FILES[0]
-    )
-    step = (inputs["latents"], inputs["actions"], torch.tensor([0.5]), keys, values)
-    names = ["latents", "actions", "tau", "keys", "values"]
+    observation = (*images, inputs["text"], inputs["state"])
+    outputs = ["keys", "values", "valid"]
+    _write(PrefixGraph(policy), observation, [*policy.config.roles, "text", "state"], outputs, folder / FILES[0])
+    step = (inputs["latents"], inputs["actions"], torch.tensor([0.5]), *PrefixGraph(policy)(*observation))
+    names = ["latents", "actions", "tau", *outputs]
     _write(StepGraph(policy), step, names, ["latent_velocity", "action_velocity"], folder / FILES[1])
 
 

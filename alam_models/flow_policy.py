@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from alam_models.transformer import Block, KeysValues, time_embedding
+from alam_models.small_backbone import SmallBackbone, SmallConfig
+from alam_models.transformer import Prefix, time_embedding
 
-BYTES_PER_TOKEN = 8
-VOCABULARY = 257  # bytes plus padding
+BackboneConfig = SmallConfig  # another kind joins here, as a union, and in make_backbone
 
 
 @dataclass(frozen=True)
@@ -32,16 +31,14 @@ class FlowPolicyConfig:
     """Sizes. Image sizes, state and action names come from the contract; they are repeated here as plain numbers."""
 
     roles: tuple[str, ...] = ("third_person", "wrist")
-    image_sizes: tuple[int, ...] = (96, 64)  # [px], one per role, multiples of 16
-    text_length: int = 48  # [bytes], multiple of 8
+    image_sizes: tuple[int, ...] = (96, 64)  # [px], one per role
+    text_length: int = 48  # [tokens]
     state_width: int = 4
     action_width: int = 4
     latent_width: int = 64  # Q * Z of the encoder
     projected_width: int = 32  # P: latents are projected to pi0's action width
     horizon: int = 8  # H; paper: 16, and 5 on MetaWorld
-    width: int = 128
-    heads: int = 4
-    depth: int = 4
+    backbone: BackboneConfig = field(default_factory=SmallConfig)
     steps: int = 5  # Euler steps at inference
     latent_projection: str = "fixed"  # or "learned"
     weights: FlowWeights = field(default_factory=FlowWeights)
@@ -53,10 +50,8 @@ class FlowPolicyConfig:
             raise ValueError(
                 f"projected_width: wanted at most latent_width {self.latent_width}, got {self.projected_width}"
             )
-        if len(self.roles) != len(self.image_sizes) or any(size % 16 for size in self.image_sizes):
-            raise ValueError(f"image_sizes: wanted a multiple of 16 for each of {self.roles}, got {self.image_sizes}")
-        if self.text_length % BYTES_PER_TOKEN:
-            raise ValueError(f"text_length: wanted a multiple of {BYTES_PER_TOKEN}, got {self.text_length}")
+        if len(self.roles) != len(self.image_sizes):
+            raise ValueError(f"image_sizes: wanted one for each of {self.roles}, got {self.image_sizes}")
 
 
 def interleaved_mask(horizon: int, views: int) -> Tensor:
@@ -69,19 +64,17 @@ def interleaved_mask(horizon: int, views: int) -> Tensor:
     return earlier & (is_action[:, None] | ~is_action[None, :])
 
 
-class VisionTower(nn.Module):
-    """A convolutional stem of stride 16: (B, 3, s, s) in [0, 1] -> tokens (B, (s / 16)^2, D)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        channels = [3, width // 4, width // 2, width, width]
-        for inside, outside in pairwise(channels):
-            layers += [nn.Conv2d(inside, outside, 3, 2, 1), nn.GroupNorm(8, outside), nn.GELU("tanh")]
-        self.stem = nn.Sequential(*layers, nn.Conv2d(width, width, 1))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.stem(2 * image - 1).flatten(2).transpose(1, 2)
+def make_backbone(config: FlowPolicyConfig) -> SmallBackbone:
+    """-> the network below the flow (`prefix`, `expert`, `width`): the one place that knows what kinds there are."""
+    return SmallBackbone(
+        config.backbone,
+        config.roles,
+        config.image_sizes,
+        config.text_length,
+        config.state_width,
+        config.horizon,
+        len(config.roles) + 1,
+    )
 
 
 class FlowPolicy(nn.Module):
@@ -90,60 +83,35 @@ class FlowPolicy(nn.Module):
     def __init__(self, config: FlowPolicyConfig) -> None:
         super().__init__()
         self.config = config
-        width, views = config.width, len(config.roles)
-        self.vision = nn.ModuleDict({role: VisionTower(width) for role in config.roles})
-        tokens = sum((size // 16) ** 2 for size in config.image_sizes) + config.text_length // BYTES_PER_TOKEN + 1
-        self.byte = nn.Embedding(VOCABULARY, width // BYTES_PER_TOKEN)
-        self.text = nn.Linear(width, width)
-        self.state = nn.Linear(config.state_width, width)
-        self.prefix_position = nn.Parameter(torch.randn(1, tokens, width) * 0.2)
-        self.prefix_blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
-
+        views = len(config.roles)
+        self.backbone = make_backbone(config)
+        width = self.backbone.width
         widths = [config.projected_width] * views + [config.action_width]
         self.stream_in = nn.ModuleList(nn.Linear(w, width) for w in widths)
         self.stream_time = nn.ModuleList(
             nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width)) for _ in widths
         )
         self.stream_out = nn.ModuleList(nn.Linear(width, w) for w in widths)
-        self.step_position = nn.Parameter(torch.randn(1, config.horizon, 1, width) * 0.2)
-        self.stream_position = nn.Parameter(torch.randn(1, 1, views + 1, width) * 0.2)
-        self.expert_blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
-        self.expert_norm = nn.LayerNorm(width)
         self.mask: Tensor
         self.register_buffer("mask", interleaved_mask(config.horizon, views), persistent=False)
 
         projection = torch.linalg.qr(torch.randn(config.latent_width, config.projected_width))[0].contiguous()
         self.projection = nn.Parameter(projection, requires_grad=config.latent_projection == "learned")
 
-    def prefix(self, images: dict[str, Tensor], text: Tensor, state: Tensor) -> list[KeysValues]:
-        """images {role: (B, 3, s, s) in [0, 1]}, text (B, L) int64, state (B, S) standardised -> KeysValues a layer."""
-        tokens = [self.vision[role](images[role]) for role in self.config.roles]
-        words = self.byte(text).flatten(1).unflatten(1, (-1, self.config.width))  # eight bytes make a token
-        tokens += [self.text(words), self.state(state)[:, None]]
-        x = torch.cat(tokens, 1) + self.prefix_position
-        keys_values = []
-        for block in self.prefix_blocks:
-            x, own = block(x)
-            keys_values.append(own)
-        return keys_values
+    def prefix(self, images: dict[str, Tensor], text: Tensor, state: Tensor) -> Prefix:
+        """images {role: (B, 3, s, s) in [0, 1]}, text (B, L) int64, state (B, S) standardised -> Prefix."""
+        return self.backbone.prefix(images, text, state)
 
-    def velocity(
-        self, latents: Tensor, actions: Tensor, tau: Tensor, prefix: list[KeysValues]
-    ) -> tuple[Tensor, Tensor]:
+    def velocity(self, latents: Tensor, actions: Tensor, tau: Tensor, prefix: Prefix) -> tuple[Tensor, Tensor]:
         """latents (B, H, V, P), actions (B, H, A) at flow time tau (B,) -> velocities of the same shapes."""
         views = len(self.config.roles)
         streams = [*latents.unbind(2), actions]
-        time = time_embedding(tau, self.config.width)[:, None].expand(-1, self.config.horizon, -1)
+        time = time_embedding(tau, self.backbone.width)[:, None].expand(-1, self.config.horizon, -1)
         tokens = [
             self.stream_time[i](torch.cat([self.stream_in[i](stream), time], -1)) for i, stream in enumerate(streams)
         ]
-        x = torch.stack(tokens, 2) + self.step_position + self.stream_position  # (B, H, V + 1, D)
-        x = x.flatten(1, 2)
-        seen = torch.ones(len(self.mask), prefix[0][0].shape[2], dtype=torch.bool, device=x.device)
-        mask = torch.cat([seen, self.mask], 1)
-        for block, keys_values in zip(self.expert_blocks, prefix, strict=True):
-            x, _ = block(x, keys_values, mask)
-        x = self.expert_norm(x).unflatten(1, (self.config.horizon, views + 1))
+        x = self.backbone.expert(torch.stack(tokens, 2).flatten(1, 2), prefix, self.mask)
+        x = x.unflatten(1, (self.config.horizon, views + 1))
         outs = [self.stream_out[i](x[:, :, i]) for i in range(views + 1)]
         return torch.stack(outs[:views], 2), outs[views]
 
@@ -160,8 +128,7 @@ class FlowPolicy(nn.Module):
         """Standardised targets, latents (B, H, V, Q*Z) and actions (B, H, A) -> L1 velocity losses () of Eq. 12-14.
 
         Each observation gets `draws` independent noises and times; its prefix is computed once."""
-        prefix = self.prefix(images, text, state)
-        prefix = [(k.repeat(draws, 1, 1, 1), v.repeat(draws, 1, 1, 1)) for k, v in prefix]
+        prefix = repeat(self.prefix(images, text, state), draws)
         y_latents = (latents @ self.projection).repeat(draws, 1, 1, 1)
         y_actions = actions.repeat(draws, 1, 1)
         tau = sample_times(len(y_actions), generator, y_actions.device)
@@ -214,6 +181,12 @@ def integrate(
         latents = latents - v_latents / steps
         actions = actions - v_actions / steps
     return latents, actions
+
+
+def repeat(prefix: Prefix, times: int) -> Prefix:
+    """The prefix of B observations -> of times * B, as Tensor.repeat orders them."""
+    keys_values = [(k.repeat(times, 1, 1, 1), v.repeat(times, 1, 1, 1)) for k, v in prefix.keys_values]
+    return Prefix(keys_values, prefix.valid.repeat(times, 1))
 
 
 def mix(noise: Tensor, data: Tensor, tau: Tensor) -> Tensor:

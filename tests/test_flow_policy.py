@@ -6,9 +6,15 @@ import pytest
 import torch
 
 from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig, integrate, interleaved_mask, mix, sample_times
+from alam_models.small_backbone import SmallConfig
 
 SMALL = FlowPolicyConfig(
-    image_sizes=(32, 16), width=32, heads=2, depth=2, latent_width=8, projected_width=6, horizon=4, text_length=16
+    image_sizes=(32, 16),
+    latent_width=8,
+    projected_width=6,
+    horizon=4,
+    text_length=16,
+    backbone=SmallConfig(width=32, heads=2, depth=2),
 )
 
 
@@ -134,9 +140,10 @@ def test_a_small_policy_learns_its_one_batch() -> None:
         ({"latent_projection": "none"}, "fixed"),
         ({"projected_width": 9}, "projected_width"),
         ({"image_sizes": (33, 16)}, "image_sizes"),
+        ({"image_sizes": (32,)}, "image_sizes"),
         ({"text_length": 10}, "text_length"),
     ],
 )
 def test_impossible_sizes_are_refused(changes: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        replace(SMALL, **changes)  # type: ignore[arg-type]
+        small_policy(**changes)

@@ -15,6 +15,7 @@ from alam_models.export import export
 from alam_models.flow_policy import FlowPolicyConfig
 from alam_models.latent_action import ALAMConfig, LossWeights
 from alam_models.runtime import Observation, load_policy
+from alam_models.small_backbone import SmallConfig
 from training.settings import PretrainConfig, TransferConfig
 from training.train import main, pretrain, shifted, to_frames, transfer
 
@@ -28,7 +29,7 @@ ALAM_SIZE = ALAMConfig(
     scale="whitened",
     weights=LossWeights(perc=0),
 )
-POLICY_SIZE = FlowPolicyConfig(width=32, heads=2, depth=1, projected_width=8, horizon=4)
+POLICY_SIZE = FlowPolicyConfig(backbone=SmallConfig(32, 2, 1), projected_width=8, horizon=4)
 
 
 @pytest.fixture(scope="module")

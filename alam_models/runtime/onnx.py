@@ -74,15 +74,15 @@ class OnnxBackend:
             )
         shape = next(i.shape for i in self._step.get_inputs() if i.name == "latents")
         self.latent_shape = (int(shape[1]), int(shape[2]), int(shape[3]))
-        self._keys_values: dict[str, np.ndarray] = {}
+        self._context: dict[str, np.ndarray] = {}  # what the prefix gave, by the names that the step takes
 
     def prefix(self, images: dict[str, np.ndarray], text: np.ndarray, state: np.ndarray) -> None:
         inputs = {role: images[role] for role in self._roles}
-        keys, values = self._prefix.run(["keys", "values"], {**inputs, "text": text, "state": state})
-        self._keys_values = {"keys": keys, "values": values}
+        given = self._prefix.run(None, {**inputs, "text": text, "state": state})
+        self._context = dict(zip((output.name for output in self._prefix.get_outputs()), given, strict=True))
 
     def velocity(self, latents: np.ndarray, actions: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
-        inputs = {"latents": latents, "actions": actions, "tau": np.array([tau], np.float32), **self._keys_values}
+        inputs = {"latents": latents, "actions": actions, "tau": np.array([tau], np.float32), **self._context}
         v_latents, v_actions = self._step.run(["latent_velocity", "action_velocity"], inputs)
         return v_latents, v_actions
 
