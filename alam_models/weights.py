@@ -66,8 +66,16 @@ def _today(kind: type, data: Any) -> Any:
         data = {**data, "pairs": "triplet"}
         data["scale"] = "standardised" if data.pop("standardise") else "free"
     if kind is FlowPolicyConfig and isinstance(data, dict) and "width" in data:
-        data = {**data, "backbone": {name: data[name] for name in ("width", "heads", "depth")}}
-        del data["width"], data["heads"], data["depth"]
+        sizes = {name: data[name] for name in ("width", "heads", "depth")}
+        then = {
+            "coupling": "joint",
+            "mask": "paper",
+            "objective": "flow",
+            "state_dropout": 0.0,
+            "prefix_conditioning": 0,
+        }
+        data = {**{k: v for k, v in data.items() if k not in sizes}, "backbone": sizes, **then}
+        data["weights"] = {"other": 1.0, **data["weights"]}
     return data
 
 
