@@ -219,6 +219,7 @@ def compare(
         "wake-up error max [ms]": percentile("wake_error", 100),
         "command to bus p50 [ms]": percentile("command_to_bus", 50),
         "command to bus p99 [ms]": percentile("command_to_bus", 99),
+        "feedback late": grown("piper", "feedback_late"),
         "feedback missed": grown("piper", "feedback_missed"),
         "pairs": grown("policy", "pairs"),
         "pair skew p99 [ms]": float(after["policy"]["wrist_skew_p99_ms"]),
@@ -320,6 +321,7 @@ def report(results: dict[str, dict[str, Any]]) -> None:
             "wake-up error p99 [ms]",
             "wake-up error max [ms]",
             "ticks missed",
+            "feedback late",
         ):
             print(f"  {name:28s} {figures[name]:10.2f}")
     print("\nerror of waking [ms]         p50      p99    p99.9   (times the control loop's)")

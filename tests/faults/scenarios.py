@@ -63,7 +63,7 @@ SINGLE = (
         both(*(emulator(f"delay by=0.01 from={0.2 * k:.1f} for=0.1") for k in range(10))),
         (),
         RIDES,
-        effect=("feedback_missed", 10),
+        effect=("feedback_late", 10),
     ),
     Scenario("feedback delayed by 500 ms", emulator("delay by=0.5 for=2"), ("feedback",), "goes on"),
     Scenario(

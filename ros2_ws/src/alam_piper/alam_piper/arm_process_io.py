@@ -26,6 +26,7 @@ from alam_common.cores_io import loop_core
 from alam_control.arm_executor import ArmExecutor
 from alam_control.arm_gate import MOVING, GateConfig
 from alam_piper import arm
+from alam_piper.arrivals import Arrivals
 from alam_piper.driver import DriverConfig, PiperDriver
 from alam_piper.geometry import piper_geometry, piper_limits
 from alam_piper.loop_io import Histogram, RealTimeLoop, prioritise_others
@@ -75,8 +76,7 @@ class ArmProcess:
         self._warnings: list[str] = []
         self._command_age, self._to_bus = Histogram(), Histogram()
         self._accepted = 0
-        self._missed_feedback = 0
-        self._feedback_stamp = math.nan
+        self._arrivals = Arrivals(PERIOD_S)
         self._said = ("", "")
         self._failure = ""
         self._over = threading.Event()
@@ -189,10 +189,7 @@ class ArmProcess:
 
     def _on_feedback(self, feedback: Feedback) -> None:
         """On the SDK's reader thread."""
-        gap = feedback.stamp_s - self._feedback_stamp
-        if gap > 1.5 * PERIOD_S:
-            self._missed_feedback += round(gap / PERIOD_S) - 1
-        self._feedback_stamp = feedback.stamp_s
+        self._arrivals.add(feedback.stamp_s)
         self._shared.put(FEEDBACK, feedback.stamp_s, feedback.position, feedback.velocity, feedback.effort)
 
     def _keep_bus(self) -> None:
@@ -254,7 +251,8 @@ class ArmProcess:
             "gate_refused": str(executor.gate.refused),
             "last_refusal": executor.gate.refusal,
             "periods_held": str(executor.held),
-            "feedback_missed": str(self._missed_feedback),
+            "feedback_late": str(self._arrivals.late),
+            "feedback_missed": str(self._arrivals.missed),
             "ticks": str(loop.wake.count),
             "ticks_missed": str(loop.missed),
         }

@@ -20,6 +20,7 @@ MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # the last: pages are locked as 
 # waiting threads, at real-time priority, kept the one that held it from running, for seconds (LOG.md).
 SWITCH_S = 5e-5
 ASIDE_S = 1e-4
+EARLY_S = 3e-4  # by which the loop wakes before a deadline, to have the interpreter when it comes
 GAP = 0.2, 0.5  # parts of a period: the loop is done by the first; from the second on it is too late to begin
 
 
@@ -133,10 +134,12 @@ class RealTimeLoop:
         try:
             while not self._over.is_set():
                 deadline += self._period_s
-                time.sleep(max(0.0, deadline - time.monotonic()))
-                began = time.monotonic()
-                late = began - deadline
+                time.sleep(max(0.0, deadline - EARLY_S - time.monotonic()))
                 self._works = True
+                began = time.monotonic()
+                while began < deadline:
+                    began = time.monotonic()
+                late = began - deadline
                 wake.add(late)
                 if late > self._period_s:
                     gone = int(late / self._period_s)
