@@ -13,12 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from alam_models.pi0 import Pi0Backbone, Pi0Config
 from alam_models.realtime import LARGEST_WEIGHT, guided
 from alam_models.runtime.sampler import LARGEST_ANGLE, Network, Sampler
 from alam_models.small_backbone import SmallBackbone, SmallConfig
 from alam_models.transformer import Prefix, time_embedding
 
-BackboneConfig = SmallConfig  # another kind joins here, as a union, and in make_backbone
+BackboneConfig = SmallConfig | Pi0Config  # another kind joins here and in make_backbone
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,10 @@ class FlowPolicyConfig:
         return Sampler(self.objective, self.coupling, self.prefix_conditioning)
 
 
-def make_backbone(config: FlowPolicyConfig) -> SmallBackbone:
+def make_backbone(config: FlowPolicyConfig) -> SmallBackbone | Pi0Backbone:
     """-> the network below the flow (`prefix`, `expert`, `width`): the one place that knows what kinds there are."""
+    if isinstance(config.backbone, Pi0Config):
+        return Pi0Backbone(config.backbone, config.roles, config.image_sizes, config.state_width)
     return SmallBackbone(
         config.backbone,
         config.roles,
@@ -145,10 +148,11 @@ def shuffled(horizon: int, seed: int) -> tuple[int, ...]:
 class FlowPolicy(nn.Module):
     """Streams [z_th, z_wr, u] of noisy tokens through the expert of a backbone that has seen the observation."""
 
-    def __init__(self, config: FlowPolicyConfig) -> None:
+    def __init__(self, config: FlowPolicyConfig, backbone: SmallBackbone | Pi0Backbone | None = None) -> None:
+        """backbone: that of the config when it is made already, as on the meta device for weights that are to come."""
         super().__init__()
         self.config = config
-        self.backbone = make_backbone(config)
+        self.backbone = make_backbone(config) if backbone is None else backbone
         width = self.backbone.width
         widths = [config.projected_width] * config.views + [config.action_width]
         self.stream_in = nn.ModuleList(nn.Linear(w, width) for w in widths)

@@ -59,11 +59,18 @@ SIZES = {
 class Pi0Backbone(nn.Module):
     """What FlowPolicy asks of a backbone: `prefix`, `expert`, and the width of the expert's tokens."""
 
-    def __init__(self, config: Pi0Config, roles: tuple[str, ...]) -> None:
-        """roles: the images, as they stand in the prefix. Raises ValueError for none, or two of one name."""
+    def __init__(
+        self, config: Pi0Config, roles: tuple[str, ...], image_sizes: tuple[int, ...], state_width: int
+    ) -> None:
+        """roles: the images, in the order of the prefix; image_sizes [px], one a role. Raises ValueError for sizes that
+        are not the config's, and for a state wider than its."""
         super().__init__()
         if not roles or len(set(roles)) != len(roles):
             raise ValueError(f"pi0: wanted image roles with one name each, got {roles}")
+        if image_sizes != (config.image_size,) * len(roles):
+            raise ValueError(f"pi0: wanted images of {config.image_size} px for each of {roles}, got {image_sizes}")
+        if state_width > config.state_width:
+            raise ValueError(f"pi0: wanted a state of at most {config.state_width} numbers, got {state_width}")
         self.config, self.roles = config, roles
         self.width = config.expert.width
         language, depth = config.language, config.language.depth
@@ -80,10 +87,10 @@ class Pi0Backbone(nn.Module):
     def prefix(self, images: dict[str, Tensor], text: Tensor, state: Tensor) -> Prefix:
         """images {role: (B, 3, s, s) in [0, 1]}, text (B, L) int64, 0 is padding, state (B, S) standardised -> Prefix.
 
-        Images and words see each other; the state, the expert's first token, sees them and itself. Raises ValueError
-        for an image or a state that does not fit."""
+        Images and words see each other; the state, the expert's first token, sees them and itself."""
+        config = self.config
         x, valid = self.embed(images, text)
-        turn = rotary(valid.cumsum(1) - 1, self.config.language.head_width)
+        turn = rotary(valid.cumsum(1) - 1, config.language.head_width)
         keys_values = []
         for layer in self.language:
             x, own = layer(x, turn, valid[:, None])
@@ -91,7 +98,8 @@ class Pi0Backbone(nn.Module):
         keys_values.append(self.language_end(x, turn))
         context = Prefix(keys_values, valid)
 
-        token = self.state(self.pad_state(state))[:, None]
+        padded = F.pad(state, (0, config.state_width - state.shape[1])).to(self.state.weight.dtype)
+        token = self.state(padded)[:, None]
         itself = torch.ones(1, 1, dtype=torch.bool, device=token.device)
         _, owns = self.run_expert(token, context, itself)
         joined = [
@@ -119,24 +127,8 @@ class Pi0Backbone(nn.Module):
 
     def embed(self, images: dict[str, Tensor], text: Tensor) -> tuple[Tensor, Tensor]:
         """-> tokens (B, L, language width) of all images and then the words, valid (B, L) bool."""
-        config, size = self.config, self.config.image_size
-        if set(images) != set(self.roles):
-            raise ValueError(f"pi0: wanted images of {self.roles}, got {tuple(images)}")
-        for role, image in images.items():
-            if image.shape[1:] != (3, size, size) or not image.is_floating_point():
-                raise ValueError(
-                    f"pi0: {role}: wanted images (B, 3, {size}, {size}) as floats in [0, 1], got {tuple(image.shape)} "
-                    f"{image.dtype}"
-                )
         seen = self.projector(self.vision(torch.cat([images[role] for role in self.roles])))
-        words = self.words(text) * config.language.width**0.5
+        words = self.words(text) * self.config.language.width**0.5
         tokens = torch.cat([*seen.chunk(len(self.roles)), words], 1)
         there = torch.ones(tokens.shape[0], tokens.shape[1] - text.shape[1], dtype=torch.bool, device=text.device)
         return tokens, torch.cat([there, text != PADDING], 1)
-
-    def pad_state(self, state: Tensor) -> Tensor:
-        """state (B, S or fewer) -> (B, S), zeros behind."""
-        lacking = self.config.state_width - state.shape[-1]
-        if lacking < 0:
-            raise ValueError(f"pi0: wanted a state of at most {self.config.state_width} numbers, got {state.shape[-1]}")
-        return F.pad(state, (0, lacking)).to(self.state.weight.dtype)

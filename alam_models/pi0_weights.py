@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
+from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig, make_backbone
 from alam_models.pi0 import Pi0Backbone, Pi0Config
 
 PALIGEMMA = "paligemma_with_expert.paligemma."
@@ -72,7 +73,15 @@ class LoadReport:
     unused: tuple[str, ...]
 
 
-def load_pi0(policy: nn.Module, path: Path | str) -> LoadReport:
+def pi0_policy(config: FlowPolicyConfig, path: Path | str) -> tuple[FlowPolicy, LoadReport]:
+    """-> a policy on the pi0 backbone with public weights, in one copy, mapped from the file. Raises as load_pi0."""
+    with torch.device("meta"):
+        backbone = make_backbone(config)
+    policy = FlowPolicy(config, backbone)
+    return policy, load_pi0(policy, path)
+
+
+def load_pi0(policy: FlowPolicy, path: Path | str) -> LoadReport:
     """Fill a policy, its backbone on the meta device or not, from public weights (model.safetensors or its folder).
 
     A latent stream starts with the action stream's time MLP and with a velocity of zero; without latent streams the
@@ -81,11 +90,11 @@ def load_pi0(policy: nn.Module, path: Path | str) -> LoadReport:
     another shape: pi0 pads actions, as states, with zeros."""
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
-    backbone = policy.get_submodule("backbone")
+    backbone = policy.backbone
     if not isinstance(backbone, Pi0Backbone):
         raise ValueError(f"pi0 weights: wanted a policy on the pi0 backbone, got one on {type(backbone).__name__}")
     own = policy.state_dict(keep_vars=True)
-    theirs = modules(backbone.config, action=len(list(policy.get_submodule("stream_in").children())) - 1)
+    theirs = modules(backbone.config, action=policy.config.views)
     wanted = {}
     for ours in own:
         module, _, leaf = ours.rpartition(".")
@@ -146,13 +155,11 @@ def not_needed(config: Pi0Config) -> set[str]:
 
 
 @torch.no_grad()
-def begin_latent_streams(policy: nn.Module) -> None:
+def begin_latent_streams(policy: FlowPolicy) -> None:
     """Latent tokens are mixed with the flow time as actions are; their velocity starts at zero."""
-    times, outs = policy.get_submodule("stream_time"), policy.get_submodule("stream_out")
-    *latents, action = times.children()
-    for i, time in enumerate(latents):
-        time.load_state_dict(action.state_dict())
-        for parameter in outs.get_submodule(str(i)).parameters():
+    for i in range(policy.config.views):
+        policy.stream_time[i].load_state_dict(policy.stream_time[-1].state_dict())
+        for parameter in policy.stream_out[i].parameters():
             parameter.zero_()
 
 

@@ -9,17 +9,30 @@ import numpy as np
 import pytest
 import torch
 from pi0_recipe import CASES, TAUS, Case, inputs, weight
-from pi0_streams import Streams
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alam_models.flow_policy import integrate, mix
-from alam_models.pi0 import Pi0Backbone
-from alam_models.pi0_weights import load_pi0
-from alam_models.transformer import Prefix
+from alam_models.flow_policy import FlowPolicyConfig, mix
+from alam_models.pi0_weights import pi0_policy
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def config_of(case: Case) -> FlowPolicyConfig:
+    """pi0 as a variant of our policy: no latents, every action sees every other."""
+    return FlowPolicyConfig(
+        roles=case.roles,
+        image_sizes=(case.config.image_size,) * len(case.roles),
+        text_length=max(case.lengths),
+        state_width=case.config.state_width,
+        action_width=case.action_width,
+        horizon=case.horizon,
+        backbone=case.config,
+        coupling="none",
+        mask="full",
+        steps=10,
+    )
 
 
 class Ours:
@@ -30,19 +43,18 @@ class Ours:
         shapes = json.loads(str(self.wanted["shapes"]))
         file = folder / "model.safetensors"
         save_file({key: torch.from_numpy(weight(case, key, tuple(shape))) for key, shape in shapes.items()}, file)
-        with torch.device("meta"):
-            backbone = Pi0Backbone(case.config, case.roles)
-        self.policy = Streams(backbone, [case.action_width]).eval()
-        load_pi0(self.policy, file)
+        self.policy, _ = pi0_policy(config_of(case), file)
+        self.policy.eval()
         self.given = {name: torch.from_numpy(value) for name, value in inputs(case).items()}
         images = dict(zip(case.roles, self.given["images"], strict=False))  # without the absent one
+        self.seen = {"images": images, "text": self.given["text"], "state": self.given["state"]}
+        self.no_latents = torch.zeros(len(case.lengths), case.horizon, 0, self.policy.config.projected_width)
         with torch.no_grad():
-            self.prefix: Prefix = self.policy.backbone.prefix(images, self.given["text"], self.given["state"])
+            self.prefix = self.policy.prefix(**self.seen)
 
     @torch.no_grad()
     def velocity(self, x: Tensor, tau: Tensor) -> Tensor:
-        everything = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool)  # pi0's actions see each other
-        return self.policy.velocity([x], tau, self.prefix, everything)[0]
+        return self.policy.velocity(self.no_latents, x, tau, self.prefix)[1]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
@@ -77,7 +89,5 @@ def test_losses_are_the_same(ours: Ours) -> None:
 
 def test_sampled_actions_are_the_same(ours: Ours) -> None:
     noise = ours.given["noise"]
-    _, actions = integrate(
-        lambda x, u, tau: (x, ours.velocity(u, torch.full((len(u),), tau))), torch.zeros(1), noise, steps=10
-    )
+    _, actions = ours.policy.sample(**ours.seen, noise_latents=ours.no_latents, noise_actions=noise)
     assert_near(actions, ours.wanted["actions"])

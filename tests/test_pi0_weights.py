@@ -6,23 +6,26 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pi0_recipe import CASES, weight
-from pi0_streams import Streams
 from safetensors.torch import save_file
+from test_pi0_golden import config_of
 from torch import Tensor
 
+from alam_models.flow_policy import FlowPolicy, make_backbone
 from alam_models.gemma import GemmaConfig
-from alam_models.pi0 import Pi0Backbone, Pi0Config
+from alam_models.pi0 import Pi0Config
 from alam_models.pi0_weights import TIED, load_pi0, modules
 from alam_models.siglip import SiglipConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 CASE = CASES[0]
+POLICY = config_of(CASE)
 WORDS = "model.paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
 
 
@@ -32,10 +35,12 @@ def public() -> dict[str, Tensor]:
     return {key: torch.from_numpy(weight(CASE, key, tuple(shape))) for key, shape in shapes.items()}
 
 
-def policy(latents: int = 0) -> Streams:
+def empty(**changes: object) -> FlowPolicy:
+    """A policy that waits for weights."""
+    config = replace(POLICY, **changes)  # type: ignore[arg-type]
     with torch.device("meta"):
-        backbone = Pi0Backbone(CASE.config, CASE.roles)
-    return Streams(backbone, [5] * latents + [CASE.action_width]).eval()
+        backbone = make_backbone(config)
+    return FlowPolicy(config, backbone).eval()
 
 
 def saved(weights: dict[str, Tensor], folder: Path) -> Path:
@@ -44,9 +49,9 @@ def saved(weights: dict[str, Tensor], folder: Path) -> Path:
 
 
 def test_every_key_is_loaded_or_known_not_to_be_needed(tmp_path: Path) -> None:
-    weights, ours = public(), policy()
+    weights, ours = public(), empty()
     report = load_pi0(ours, saved(weights, tmp_path))
-    assert set(report.loaded) == set(ours.state_dict()) and report.new == ()
+    assert set(report.loaded) | {"projection"} == set(ours.state_dict()) and report.new == ("projection",)
     assert not any(parameter.is_meta for parameter in ours.parameters())
     assert len(report.loaded) + len(report.unused) == len(weights)
     last = "paligemma_with_expert.paligemma.model.language_model.layers.1."
@@ -67,24 +72,24 @@ def test_every_key_is_loaded_or_known_not_to_be_needed(tmp_path: Path) -> None:
     ],
 )
 def test_other_spellings_give_the_same_policy(spell: object, tmp_path: Path) -> None:
-    weights, one, two = public(), policy(), policy()
+    weights, one, two = public(), empty(), empty()
     load_pi0(one, saved(weights, tmp_path))
     (tmp_path / "other").mkdir()
     other = {spell(key): value for key, value in weights.items()}  # type: ignore[operator]
     assert other.keys() != weights.keys()
     load_pi0(two, saved(other, tmp_path / "other"))
-    for name, value in one.state_dict().items():
-        assert torch.equal(value, two.state_dict()[name]), name
+    for name, value in one.backbone.state_dict().items():
+        assert torch.equal(value, two.backbone.state_dict()[name]), name
 
 
 def test_words_saved_under_both_names_are_loaded_once(tmp_path: Path) -> None:
     weights = public()
-    report = load_pi0(policy(), saved({**weights, f"model.{TIED}": weights[WORDS].clone()}, tmp_path))
+    report = load_pi0(empty(), saved({**weights, f"model.{TIED}": weights[WORDS].clone()}, tmp_path))
     assert TIED in report.unused
 
 
 def test_what_does_not_fit_is_listed_and_changes_nothing(tmp_path: Path) -> None:
-    weights, ours = public(), policy()
+    weights, ours = public(), empty()
     lacking, misshapen = "model.action_in_proj.bias", "model.state_proj.weight"
     del weights[lacking]
     weights[misshapen] = torch.zeros(24, 5)
@@ -100,28 +105,29 @@ def test_what_does_not_fit_is_listed_and_changes_nothing(tmp_path: Path) -> None
 def test_a_model_of_another_size_is_refused_with_a_short_message(tmp_path: Path) -> None:
     weights = {key: torch.zeros(*value.shape, 1) for key, value in public().items()}
     with pytest.raises(ValueError, match=r"and \d+ more") as caught:
-        load_pi0(policy(), saved(weights, tmp_path))
+        load_pi0(empty(), saved(weights, tmp_path))
     assert len(str(caught.value)) < 5000
 
 
 def test_latent_streams_are_new_and_begin_at_rest(tmp_path: Path) -> None:
-    plain, joint = policy(), policy(latents=2)
+    plain, joint = empty(), empty(coupling="joint", mask="paper")
     load_pi0(plain, saved(public(), tmp_path))
     report = load_pi0(joint, tmp_path)
-    assert {name.split(".")[0] for name in report.new} == {"stream_in", "stream_time", "stream_out"}
-    assert all(name.split(".")[1] in "01" for name in report.new) and len(report.new) == 2 * 8
+    streams = ("stream_in.0", "stream_time.0.0", "stream_time.0.2", "stream_out.0")
+    assert set(report.new) == {"projection"} | {f"{name}.{leaf}" for name in streams for leaf in ("weight", "bias")}
     for name in ("stream_in", "stream_time", "stream_out"):
-        for one, two in zip(getattr(plain, name)[0].parameters(), getattr(joint, name)[2].parameters(), strict=True):
+        for one, two in zip(getattr(plain, name)[0].parameters(), getattr(joint, name)[1].parameters(), strict=True):
             assert torch.equal(one, two)
-    images = {"third_person": torch.rand(1, 3, 28, 28)}
-    prefix = joint.backbone.prefix(images, torch.ones(1, 3, dtype=torch.int64), torch.randn(1, 6))
-    streams = [torch.randn(1, 4, 5), torch.randn(1, 4, 5), torch.randn(1, 4, 7)]
-    third, wrist, action = joint.velocity(streams, torch.tensor([0.4]), prefix, torch.ones(12, 12, dtype=torch.bool))
-    assert not third.any() and not wrist.any() and action.abs().min() > 0
+    assert torch.equal(joint.stream_time[0][2].weight, joint.stream_time[1][2].weight)
+    batch, horizon = 2, CASE.horizon
+    prefix = joint.prefix({"third_person": torch.rand(batch, 3, 28, 28)}, torch.ones(2, 6).long(), torch.randn(2, 6))
+    latents = torch.randn(batch, horizon, 1, joint.config.projected_width)
+    moved, acted = joint.velocity(latents, torch.randn(batch, horizon, 7), torch.rand(batch), prefix)
+    assert not moved.any() and acted.abs().min() > 0
 
 
 def test_weights_of_another_type_are_converted(tmp_path: Path) -> None:
-    ours = policy()
+    ours = empty()
     load_pi0(ours, saved({key: value.bfloat16() for key, value in public().items()}, tmp_path))
     name = "model.state_proj.weight"
     assert ours.backbone.state.weight.dtype == torch.float32
@@ -129,11 +135,11 @@ def test_weights_of_another_type_are_converted(tmp_path: Path) -> None:
 
 
 def test_the_file_stays_as_it_is_when_the_weights_are_trained(tmp_path: Path) -> None:
-    ours = policy()
+    ours = empty()
     load_pi0(ours, saved(public(), tmp_path))
     before = (tmp_path / "model.safetensors").read_bytes()
     with torch.no_grad():
-        for parameter in ours.parameters():
+        for parameter in ours.backbone.parameters():
             assert parameter.requires_grad
             parameter.add_(1)
     assert (tmp_path / "model.safetensors").read_bytes() == before
@@ -141,11 +147,11 @@ def test_the_file_stays_as_it_is_when_the_weights_are_trained(tmp_path: Path) ->
 
 def test_what_is_no_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="wanted a file"):
-        load_pi0(policy(), tmp_path)
+        load_pi0(empty(), tmp_path)
     (tmp_path / "model.safetensors").write_text("words")
     with pytest.raises(ValueError, match="damaged"):
-        load_pi0(policy(), tmp_path)
-    ours = policy()
+        load_pi0(empty(), tmp_path)
+    ours = empty()
     ours.backbone = torch.nn.Linear(1, 1)  # type: ignore[assignment]
     with pytest.raises(ValueError, match="pi0 backbone"):
         load_pi0(ours, tmp_path)
@@ -161,22 +167,18 @@ MEDIUM = Pi0Config(
 PROGRAM = """
 import sys
 import torch
+from dataclasses import replace
 from pathlib import Path
-from test_pi0_weights import CASE, MEDIUM, high_water, public, saved
-from pi0_streams import Streams
-from alam_models.pi0 import Pi0Backbone
-from alam_models.pi0_weights import load_pi0
+from test_pi0_weights import CASE, MEDIUM, POLICY, high_water, public, saved
+from alam_models.pi0_weights import pi0_policy
 
 def load_and_run(folder, config):
-    with torch.device("meta"):
-        backbone = Pi0Backbone(config, CASE.roles)
-    policy = Streams(backbone, [7])
-    load_pi0(policy, folder)
-    with torch.no_grad():
-        prefix = backbone.prefix({"third_person": torch.rand(1, 3, 28, 28)}, torch.ones(1, 3).long(), torch.randn(1, 6))
-        policy.velocity([torch.randn(1, 4, 7)], torch.rand(1), prefix, torch.ones(4, 4, dtype=torch.bool))
-        for parameter in policy.parameters():
-            parameter.sum().item()  # every page is read
+    policy, _ = pi0_policy(replace(POLICY, backbone=config), folder)
+    latents, actions = policy.noise(1)
+    image, text, state = torch.rand(1, 3, 28, 28), torch.ones(1, 6).long(), torch.randn(1, 6)
+    policy.sample({"third_person": image}, text, state, latents, actions, steps=1)
+    for parameter in policy.parameters():
+        parameter.sum().item()  # every page is read
     return policy
 
 small, large = map(Path, sys.argv[1:])
@@ -197,13 +199,11 @@ def high_water() -> int:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_loading_needs_no_second_copy(dtype: torch.dtype, tmp_path: Path) -> None:
-    with torch.device("meta"):
-        names = modules(MEDIUM, action=0)
-        own = Streams(Pi0Backbone(MEDIUM, CASE.roles), [7]).state_dict()
-    weights = {}
-    for name, value in own.items():
+    names, weights = modules(MEDIUM, action=0), {}
+    for name, value in empty(backbone=MEDIUM).state_dict().items():
         module, _, leaf = name.rpartition(".")
-        weights[f"model.{names[module]}.{leaf}"] = torch.zeros(value.shape, dtype=dtype)
+        if module in names:
+            weights[f"model.{names[module]}.{leaf}"] = torch.zeros(value.shape, dtype=dtype)
     saved(weights, tmp_path)
     del weights
     (tmp_path / "small").mkdir()
