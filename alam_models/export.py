@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 import sys
 import warnings
@@ -140,6 +141,7 @@ def write_graphs(
 
 
 def _write(graph: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str], path: Path) -> None:
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of outputs that are constant, as `valid` can be
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
