@@ -4,7 +4,7 @@
 
 Starts the whole graph on an emulated arm and two software cameras (640x480, 30 Hz) with a policy that moves the arm,
 lets it run, and compares what it says of itself before and after: lateness of waking, time to the bus, feedback and
-images lost, pair skew, periods without a command of the policy, memory. Then, for a minute each and beside the same
+images lost, pair skew, periods without a command of the policy, memory; beside it, when the machine itself stood still. Then, for a minute each and beside the same
 graph, a 200 Hz rclpy timer and a loop in the style of the vendor SDK's examples, on an emulated arm of their own; then
 the graph again with a policy that answers 100 ms and 200 ms later. Everything is counted from 15 s after the first
 motion on. The policy is of the size `mini`, whatever it does: without --bundle one is trained first (ten minutes)."""
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -21,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,49 @@ GOALS = {  # figure -> the most that it may be
     "starved periods": 0,
     "memory growth [MiB]": 5.0,
 }
+
+
+class Watch:
+    """A process on each core, above everything else there, that does nothing but wake every 5 ms: when it is late the
+    machine stood still (as a virtual one does), whatever ran on it. A context manager."""
+
+    def __init__(self) -> None:
+        make = multiprocessing.get_context("spawn")
+        self._over, self._late = make.Event(), make.Queue()
+        self._cores = sorted(os.sched_getaffinity(0))
+        self._processes = [make.Process(target=_wake, args=(k, self._over, self._late)) for k in self._cores]
+
+    def __enter__(self) -> Watch:
+        for process in self._processes:
+            process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> list[tuple[int, float, float]]:
+        """-> core, time [s] of time.monotonic(), duration [s] of each standstill of more than a period."""
+        self._over.set()
+        found = [stall for _ in self._processes for stall in self._late.get()]
+        for process in self._processes:
+            process.join()
+        self._processes = []
+        return sorted(found, key=lambda stall: stall[1])
+
+
+def _wake(core: int, over: Any, late: Any) -> None:
+    os.sched_setaffinity(0, {core})
+    with suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(99))
+    found, deadline = [], time.monotonic()
+    while not over.is_set():
+        deadline += PERIOD_S
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        behind = time.monotonic() - deadline
+        if behind > PERIOD_S:
+            found.append((core, deadline, behind))
+            deadline = time.monotonic()
+    late.put(found)
 
 
 class Operator:
@@ -169,9 +214,9 @@ def run_graph(folder: Path, bundle: str, delay_s: float, seconds: float, beside:
     arguments["can"] = str(folder / "arm.sock")
     operator = Operator()
     try:
-        with Graph(arguments, folder / f"graph-{delay_s:g}.log"):
+        with Graph(arguments, folder / f"graph-{delay_s:g}.log"), Watch() as watch:
             images = operator.begin()
-            before = operator.snapshot()
+            began, before = time.monotonic(), operator.snapshot()
             operator.holds.clear()
             memory: dict[str, list[float]] = {name: [] for name in PROCESSES}
             for second in trange(round(seconds), unit="s", desc=f"policy +{delay_s * 1e3:.0f} ms", mininterval=5):
@@ -183,6 +228,8 @@ def run_graph(folder: Path, bundle: str, delay_s: float, seconds: float, beside:
                     print(f"{second} s: {operator.said['piper']['message']}", file=sys.stderr)
             after = operator.snapshot()
             figures = compare(before, after, memory) | {"holds": dict(operator.holds)}
+            stalls = [(core, at - began, length * 1e3) for core, at, length in watch.end() if at > began]
+            figures["standstills of the machine [core, s, ms]"] = stalls
             later = operator.images()
             figures["images sent"] = later["sent"] - images["sent"]
             figures["images lost"] = figures["images sent"] - (later["got"] - images["got"])
@@ -315,6 +362,8 @@ def report(results: dict[str, dict[str, Any]]) -> None:
             print(f"  {name:28s} {figures[name]:10.2f}   goal {most:g}  {verdict}")
         for reason, count in figures["holds"].items():
             print(f"  held, {count} times: {reason}")
+        for core, at, length in figures["standstills of the machine [core, s, ms]"]:
+            print(f"  core {core} of the machine stood still for {length:.0f} ms after {at:.0f} s")
         for name in (
             "command to bus p50 [ms]",
             "wake-up error p50 [ms]",
