@@ -4,10 +4,11 @@
 
 Starts the whole graph on an emulated arm and two software cameras (640x480, 30 Hz) with a policy that moves the arm,
 lets it run, and compares what it says of itself before and after: lateness of waking, time to the bus, feedback and
-images lost, pair skew, periods without a command of the policy, memory; beside it, when the machine itself stood still. Then, for a minute each and beside the same
-graph, a 200 Hz rclpy timer and a loop in the style of the vendor SDK's examples, on an emulated arm of their own; then
-the graph again with a policy that answers 100 ms and 200 ms later. Everything is counted from 15 s after the first
-motion on. The policy is of the size `mini`, whatever it does: without --bundle one is trained first (ten minutes)."""
+images lost, pair skew, periods without a command of the policy, memory; and, beside it, when the machine itself stood
+still. Then, for a minute each and beside the same graph, a 200 Hz rclpy timer and a loop in the style of the vendor
+SDK's examples, on an emulated arm of their own; then the graph again with a policy that answers 100 ms and 200 ms
+later. Everything is counted from 15 s after the first motion on. The policy is of the size `mini`, whatever it does:
+without --bundle one is trained first (ten minutes)."""
 
 from __future__ import annotations
 

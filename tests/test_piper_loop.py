@@ -1,6 +1,7 @@
 """The real-time loop, and the count of what it did not get."""
 
 import time
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +50,6 @@ def test_no_step_begins_before_its_deadline_and_deadlines_keep_their_distance():
         time.sleep(PERIOD_S)
     assert loop.stop() and len(deadlines) >= 50
     assert max(early) <= 0
-    periods = [round((b - a) / PERIOD_S, 6) for a, b in zip(deadlines, deadlines[1:], strict=False)]
+    periods = [round((b - a) / PERIOD_S, 6) for a, b in pairwise(deadlines)]
     assert all(period >= 1 and period == int(period) for period in periods)
     assert sum(periods) - len(periods) == loop.figures.missed

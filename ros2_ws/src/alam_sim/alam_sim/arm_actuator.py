@@ -163,9 +163,9 @@ class ArmActuator:
 
         def set_point(number: int) -> np.ndarray:
             nonlocal hold
-            position, _, effort = env.joints()
-            self._measured, self._time_s = position, number * PERIOD_S
-            passed = executor.tick(self._time_s, Sensed(position, effort, feedback_age_s=0.0))
+            measured = env.joints()
+            self._measured, self._time_s = measured[0], number * PERIOD_S
+            passed = executor.tick(self._time_s, Sensed(measured[0], measured[2], feedback_age_s=0.0))
             if passed is not None:
                 self._sent = passed.position
             hold = "" if executor.mode == MOVING else hold or executor.reason  # the first is the cause
