@@ -1,4 +1,4 @@
-"""Begins an executable so that Ctrl-C ends it without a traceback from the first moment on."""
+"""Begins an executable so that Ctrl-C ends it without a traceback from its first line on."""
 
 from __future__ import annotations
 
