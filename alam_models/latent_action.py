@@ -26,11 +26,11 @@ PAIRS = {"triplet": ((0, 1), (1, 2), (0, 2), (1, 0)), "pair": ((0, 1),)}
 class LossWeights:
     """The five weights of Eq. 9, each 1.0 in the paper (Tab. 6); 0 switches a term off."""
 
-    rec: float = 1.0  # pixel reconstruction
-    perc: float = 1.0  # LPIPS; needs its backbone
-    add: float = 1.0  # composition consistency
-    rev: float = 1.0  # reversal consistency
-    vq: float = 1.0  # VQ commitment
+    rec: float = 1.0  # pixel reconstruction; paper: 1
+    perc: float = 1.0  # LPIPS, needs its backbone; paper: 1
+    add: float = 1.0  # composition consistency; paper: 1
+    rev: float = 1.0  # reversal consistency; paper: 1
+    vq: float = 1.0  # VQ commitment; paper: 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ALAMConfig:
     queries: int = 4  # Q; paper: 256
     latent_width: int = 16  # Z; paper: 128
     codes: int = 32  # codebook size; paper: 7
-    pairs: Literal["triplet", "pair"] = "triplet"  # the four of Eq. 3, or (a, b) alone: an unstructured LAM
+    pairs: Literal["triplet", "pair"] = "triplet"  # the four of Eq. 3, or (a, b) alone: a LAM; paper: triplet
     scale: Literal["free", "whitened", "standardised"] = "free"  # of the latents; paper: free
     fade_in: int = 0  # training steps over which quantisation sets in; paper: at once
     source_skip: bool = False  # the pixel decoder adds to the source frame; paper: it does not
@@ -233,10 +233,12 @@ class RelationalEncoder(nn.Module):
         x = torch.cat([query, patches_i + self.frame[0], patches_j + self.frame[1]], 1)
         for block in self.blocks:
             x, _ = block(x)
-        z = self.head(self.norm(x))
-        if isinstance(self.scale, Whiten):
-            return self.scale(z, balanced)
-        return z if self.scale is None else self.scale(z.flatten(1)).view(z.shape)
+        # Eq. 2 is about differences of latents: they stay float32 where the blocks compute in bfloat16.
+        with torch.autocast(x.device.type, enabled=False):
+            z = self.head(self.norm(x.to(self.head.weight.dtype)))
+            if isinstance(self.scale, Whiten):
+                return self.scale(z, balanced)
+            return z if self.scale is None else self.scale(z.flatten(1)).view(z.shape)
 
     def forward(self, frames_i: Tensor, frames_j: Tensor) -> Tensor:
         """Two frames (B, 3, h, w) in [0, 1] -> z (B, Q, Z), continuous."""
@@ -300,7 +302,8 @@ class ALAM(nn.Module):
         latents = self.encoder.transition(
             _pick(patches, sources), _pick(patches, targets), _balanced_rows(pairs, batch, triplet.device)
         )
-        quantised, codes, commitment = self.quantizer(latents)
+        with torch.autocast(triplet.device.type, enabled=False):  # sums over many vectors
+            quantised, codes, commitment = self.quantizer(latents)
         prediction = self.decoder(
             quantised[: forward * batch], _pick(patches, sources[:forward]), _pick(frames, sources[:forward])
         )
