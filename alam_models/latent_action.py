@@ -5,6 +5,7 @@ Letters: B batch, N patches of a frame, Q query tokens, Z latent width, D model 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -41,13 +42,13 @@ class ALAMConfig:
     square 1 in every direction (Whiten), so that no linear map of the head changes the algebraic terms. "standardised":
     each output by itself, nn.BatchNorm1d; older weights have it, whose subtracted mean contradicts Eq. 2."""
 
-    image_size: int = 64  # [px], frames are square; paper: 200
-    patch: int = 16  # [px]; paper: 14
-    width: int = 128  # D; paper: 768
-    heads: int = 4  # paper: 12
-    depth: int = 3  # of the encoder and of the decoder; paper: 12
-    queries: int = 4  # Q; paper: 256
-    latent_width: int = 16  # Z; paper: 128
+    image_size: int = 64  # of the square frames [px]; paper: 200
+    patch: int = 16  # side of a patch [px]; paper: 14
+    width: int = 128  # D, hidden size of the transformers; paper: 768
+    heads: int = 4  # of attention; paper: 12
+    depth: int = 3  # blocks of the encoder, and of the decoder; paper: 12
+    queries: int = 4  # Q, latent tokens of a transition; paper: 256
+    latent_width: int = 16  # Z, numbers in a latent token; paper: 128
     codes: int = 32  # codebook size; paper: 7
     pairs: Literal["triplet", "pair"] = "triplet"  # the four of Eq. 3, or (a, b) alone: a LAM; paper: triplet
     scale: Literal["free", "whitened", "standardised"] = "free"  # of the latents; paper: free
@@ -234,7 +235,7 @@ class RelationalEncoder(nn.Module):
         for block in self.blocks:
             x, _ = block(x)
         # Eq. 2 is about differences of latents: they stay float32 where the blocks compute in bfloat16.
-        with torch.autocast(x.device.type, enabled=False):
+        with _float32(x.device):
             z = self.head(self.norm(x.to(self.head.weight.dtype)))
             if isinstance(self.scale, Whiten):
                 return self.scale(z, balanced)
@@ -302,7 +303,7 @@ class ALAM(nn.Module):
         latents = self.encoder.transition(
             _pick(patches, sources), _pick(patches, targets), _balanced_rows(pairs, batch, triplet.device)
         )
-        with torch.autocast(triplet.device.type, enabled=False):  # sums over many vectors
+        with _float32(triplet.device):  # sums over many vectors
             quantised, codes, commitment = self.quantizer(latents)
         prediction = self.decoder(
             quantised[: forward * batch], _pick(patches, sources[:forward]), _pick(frames, sources[:forward])
@@ -334,6 +335,12 @@ def resize(frames: Tensor, side: int) -> Tensor:
     if frames.shape[-2:] == (side, side):
         return frames
     return F.interpolate(frames, (side, side), mode="bilinear", antialias=True)
+
+
+def _float32(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it nothing is rounded to bfloat16, whatever torch.autocast is in force outside."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def _balanced_rows(pairs: Sequence[tuple[int, int]], batch: int, device: torch.device) -> Tensor:

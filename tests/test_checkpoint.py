@@ -84,6 +84,6 @@ def test_a_run_of_another_identity_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds a run with seed 0, got 1; give the same, or another --out"):
         resume(tmp_path, *trained(0), {"seed": 1})
     (tmp_path / "step-00000001" / "model.safetensors").write_bytes(b"no")
-    with pytest.raises(ValueError, match="wanted a whole checkpoint, got a damaged one .*; remove it to go on"):
+    with pytest.raises(ValueError, match=r"wanted a whole checkpoint, got a damaged one .*; remove it to go on"):
         resume(tmp_path, *trained(0), {"seed": 0})
     assert resume(tmp_path / "empty", *trained(0), {"seed": 0}) == (0, None)

@@ -222,7 +222,7 @@ def test_a_loss_that_stays_high_ends_the_training_and_one_that_comes_down_does_n
     for step in range(10):
         never(1e9, 1.0, step)
     for loss, norm in [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan)]:
-        with pytest.raises(ValueError, match="became (nan|inf) at step 7; there is no checkpoint in"):
+        with pytest.raises(ValueError, match=r"became (nan|inf) at step 7; there is no checkpoint in"):
             watch_on(tmp_path)(loss, norm, 7)
 
 

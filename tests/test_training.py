@@ -99,7 +99,7 @@ def test_transfer_resumes_to_the_bit_exports_and_serves(
 
 def test_a_lerobot_dataset_gives_both_views_to_the_pretraining(data: Path, encoder: Path) -> None:
     said = yaml.safe_load((encoder / "card.yaml").read_text())["data"]["sources"]["squares"]
-    assert said["views"] == ["third_person", "wrist"] and (said["clips"], said["episodes"]) == (12, 6)
+    assert said["views"] == "all" and (said["clips"], said["episodes"]) == (12, 6)
 
 
 def test_nan_stops_the_transfer(data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

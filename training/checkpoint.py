@@ -78,7 +78,7 @@ def resume(
 ) -> tuple[int, Any]:
     """Puts the newest checkpoint of `folder` back in place; -> its step and progress, (0, None) when there is none.
 
-    Raises ValueError, naming the first difference, when the checkpoint is of a run with another identity, or damaged."""
+    Raises ValueError when the checkpoint is damaged, or of a run with another identity, naming the first difference."""
     name = agreed(path.name if (path := newest(folder)) else None)
     if name is None:
         return 0, None

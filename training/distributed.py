@@ -34,7 +34,7 @@ class Ranks:
 
 @contextmanager
 def join() -> Iterator[Ranks]:
-    """The process group that torchrun's environment asks for; without torchrun, one process. On a GPU where there is one.
+    """The process group that torchrun's environment asks for; without it, one process. On a GPU where there is one.
 
     Raises ValueError when there are more processes than GPUs."""
     rank, world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -62,8 +62,8 @@ def is_first() -> bool:
 def spread(model: nn.Module, kind: str, ranks: Ranks) -> nn.Module:
     """-> the module to call in training. Both kinds average gradients over the processes.
 
-    ddp: each process holds all weights. fsdp (FSDP2): it holds its part of each, also of the optimiser's state; those of
-    a Block are put together while it computes. The model is changed in place; one process alone leaves it as it is."""
+    ddp: each process holds all weights. fsdp (FSDP2): it holds its part of each, and of the optimiser's state; those
+    of a Block are put together while it computes. The model is changed in place; one process alone leaves it alone."""
     if ranks.world == 1:
         return model
     if kind == "ddp":
@@ -71,11 +71,12 @@ def spread(model: nn.Module, kind: str, ranks: Ranks) -> nn.Module:
     mesh = init_device_mesh(ranks.device.type, (ranks.world,))
     for module in [m for m in model.modules() if isinstance(m, Block)]:
         fully_shard(module, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
 
 
 def gradients_stay(replica: nn.Module) -> AbstractContextManager[Any]:
-    """Within it, gradients of DDP are summed up without being sent. FSDP2 sends its own each time, to keep only parts."""
+    """Within it, gradients of DDP are summed up unsent. FSDP2 sends its own each time: each keeps only its part."""
     return replica.no_sync() if isinstance(replica, DistributedDataParallel) else nullcontext()
 
 

@@ -93,7 +93,7 @@ class LossWatch:
         """The step from which on all losses have been high."""
 
     def __call__(self, loss: float, gradient_norm: float, step: int, last: bool = False) -> None:
-        """last: no step follows in which a high loss could come down. Raises ValueError when the training should end."""
+        """last: no step follows in which a high loss could come down. Raises ValueError when the training must end."""
         finite = math.isfinite(loss) and math.isfinite(gradient_norm)
         median = float(np.median(self.losses)) if len(self.losses) == WINDOW else math.inf
         if finite and (not self.factor or loss <= self.factor * median):
@@ -109,8 +109,9 @@ class LossWatch:
         check_finite("loss", loss, step, self.out)
         check_finite("the norm of the gradients", gradient_norm, step, self.out)
         raise ValueError(
-            f"loss {loss:.4g} at step {step}: above {self.factor:g} times its median of before, {median:.4g}, for {steps} "
-            f"steps; {kept(self.out)}; try a lower --learning-rate or --clip with another --out, or a higher --spike"
+            f"loss {loss:.4g} at step {step}: above {self.factor:g} times its median of before, {median:.4g}, for "
+            f"{steps} steps; {kept(self.out)}; try a lower --learning-rate or --clip and another --out, or a higher "
+            "--spike"
         )
 
 

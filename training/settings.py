@@ -24,7 +24,7 @@ class PretrainConfig:
     processes."""
     variant: Literal["lam", "without_both", "without_rev", "without_add", "alam"] = "alam"
     """Row of the paper's Table 4: ALAM, or what it is without some of its algebraic terms, or an unstructured LAM that
-    sees the pair (a, b) alone (paper: alam). Switches off what it lacks; the other weights stay."""
+    sees the pair (a, b) alone (paper: alam). Decides model.pairs, sets weights that it lacks to 0; the others stay."""
     model: ALAMConfig = field(default_factory=ALAMConfig)
     backbone: Literal["vgg", "alex", "squeeze"] = "vgg"
     """LPIPS backbone, used while model.weights.perc is above 0 (paper: not given)."""
