@@ -26,7 +26,7 @@ from tqdm import tqdm
 from alam_models.contract import Latent, Tokenizer, encode_instruction, policy_contract, standardise
 from alam_models.flow_policy import FlowPolicy
 from alam_models.weights import load_encoder, save_weights
-from training.checkpoint import resume, save_checkpoint
+from training.checkpoint import newest, resume, save_checkpoint
 from training.configs import PRETRAIN, TRANSFER
 from training.data.frames import frame_cache
 from training.data.lerobot import LeRobotDataset
@@ -37,7 +37,6 @@ from training.optimiser import (
     check_finite,
     clip_gradients,
     copy_of,
-    kept,
     learning_rate,
     make_optimiser,
     optimise,
@@ -212,8 +211,9 @@ def main() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"train:{process} {error}")
     except KeyboardInterrupt:
-        left = f"; {kept(config.out)}; the same command goes on from there, steps behind it are lost" if config else ""
-        sys.exit(f"train:{process} stopped{left}")
+        found = newest(config.out) if config else None
+        left = f"the same command goes on from {found}, steps since then are lost" if found else "nothing was saved yet"
+        sys.exit(f"train:{process} stopped; {left}")
 
 
 def stop(*_: Any) -> None:

@@ -10,8 +10,8 @@ from training.data.loader import DataConfig
 from training.settings import PretrainConfig, TransferConfig
 
 PRETRAIN = PretrainConfig(
-    # Small frames, decoded once, 12 KB each: this model is faster than decoding.
-    data=DataConfig(stride=1, workers=1, cache=Path("data/cache"), cache_frames=True),
+    # Frames are decoded once, 12 KB each; from there the training process reads them faster than workers hand them over.
+    data=DataConfig(stride=1, workers=0, cache=Path("data/cache"), cache_frames=True),
     model=ALAMConfig(
         scale="whitened",
         fade_in=500,
