@@ -10,7 +10,7 @@ from training.data.loader import DataConfig
 from training.settings import PretrainConfig, TransferConfig
 
 PRETRAIN = PretrainConfig(
-    # Frames are decoded once, 12 KB each; from there the training process reads them faster than workers hand them over.
+    # Frames are decoded once, 12 KB each; the training process reads them faster than workers could hand them over.
     data=DataConfig(stride=1, workers=0, cache=Path("data/cache"), cache_frames=True),
     model=ALAMConfig(
         scale="whitened",
