@@ -193,7 +193,7 @@ def draw(
     places: list[Place] = [(corpus, n, datasets) for n in pick(corpus, held_out, datasets, options.seed)]
     pairs: list[tuple[Place, Place, str]] = []
     for place in places[:2]:
-        for clips, words in ((held_out, "within"), (training, "within (target frame from the training side)")):
+        for clips, words in ((held_out, "within"), (training, "within, onto a training clip")):
             if (other := sibling(corpus, place[1], clips, datasets)) is not None:
                 pairs.append((place, (corpus, other, datasets), words))
                 break
@@ -215,7 +215,7 @@ def draw(
 def write_report(out: Path, result: dict[str, Any], composed: list[Panel], transferred: list[Panel]) -> None:
     """-> out/index.html, its pictures, and probe.json."""
     out.mkdir(parents=True, exist_ok=True)
-    columns = ("a", "b: z_ab", "c: z_ac", "z_ab + z_bc", "difference x 4")
+    columns = ("a", "b", "c", "c of z_ab + z_bc", "difference x 4")
     figures = [
         (
             "figure.png",

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from training.probing.pictures import Panel
 
@@ -23,15 +24,16 @@ COLOURS = (
 )
 MARKERS = "osD^v"
 WARNING = ("#b00020", "#ff6b81")
-DARK = {
+DARK: dict[Any, Any] = {
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "#16181c"),
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#d8dade"),
     "grid.color": "#3a3d44",
 }
-LIGHT = {"grid.color": "#dddddd"}
-BOTH = {"font.size": 11.0, "axes.titlesize": 12.0, "axes.spines.top": False, "axes.spines.right": False}
+LIGHT: dict[Any, Any] = {"grid.color": "#dddddd"}
+BOTH: dict[Any, Any] = {"font.size": 11.0, "axes.titlesize": 12.0, "axes.spines.top": False, "axes.spines.right": False}
 METRICS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "lpips": "LPIPS"}
 DIFFERENCE = 4  # times
+SIDE, GAP, LEFT, TITLE, BELOW = 1.5, 0.08, 0.4, 0.62, 0.26  # [in] of a grid of frames
 
 
 def save_both(draw: Callable[[bool], Figure], path: Path) -> None:
@@ -56,9 +58,11 @@ def structure_figure(result: dict[str, Any], dark: bool = False) -> Figure:
         top.set_title(title)
         bottom.set_title(words)
         for axis, times in ((top, f"times_{absolute}"), (bottom, f"times_{relative}")):
-            axis.set_yscale("log")
+            _logarithmic(axis)
             _ratio(axis, result, absolute if axis is top else relative, times, dark)
         none = 1.0 if absolute == "add" else 2.0  # what unordered, or constant, transitions would give
+        low, high = bottom.get_ylim()
+        bottom.set_ylim(min(low, none / 10), max(high, 1.6 * none))
         bottom.axhline(none, color=WARNING[dark], linewidth=1, linestyle=":")
         bottom.annotate(
             "error as large as the transition" if none == 1 else "constant transition: 2",
@@ -91,32 +95,39 @@ def reconstruction_figure(result: dict[str, Any], dark: bool = False) -> Figure:
 
 
 def grid_figure(panels: Sequence[Panel], columns: Sequence[str], dark: bool = False) -> Figure:
-    """Panels below each other; in each a row of what was filmed and one for each encoder."""
-    heights = [len(panel.rows) for panel in panels]
-    figure = Figure(figsize=(8.4, 1.62 * sum(heights) + 0.62 * len(panels)), layout="constrained")
-    parts = figure.subfigures(len(panels), 1, height_ratios=[h + 0.36 for h in heights], squeeze=False)[:, 0]
-    for part, panel in zip(parts, panels, strict=True):
-        if dark:
-            part.set_facecolor(DARK["figure.facecolor"])
-        part.suptitle(panel.title, fontsize=11, x=0.01, ha="left")
-        axes = part.subplots(len(panel.rows), 5, squeeze=False)
-        for line, row in zip(axes, panel.rows, strict=True):
-            images = list(row.images)
+    """Panels below each other; in each a row of what was filmed and one for each encoder. columns: five headings."""
+    height = sum(TITLE + len(panel.rows) * (SIDE + BELOW) for panel in panels)
+    width = LEFT + len(columns) * (SIDE + GAP)
+    figure = Figure(figsize=(width, height))
+    top = height
+    for panel in panels:
+        figure.text(0.06 / width, (top - 0.2) / height, panel.title, fontsize=11, weight="bold", va="center")
+        top -= TITLE
+        for number, row in enumerate(panel.rows):
+            images, below = list(row.images), [""] * len(columns)
             if row.agreement_db is not None:
                 images.append(np.clip(DIFFERENCE * np.abs(images[3] - images[2]), 0, 1))
-            for axis, image in zip(line, images, strict=False):
-                axis.imshow(image, interpolation="nearest")
-            for axis in line:
-                axis.set_xticks([])
-                axis.set_yticks([])
-                axis.spines[:].set_visible(False)
-            line[0].set_ylabel(row.label, fontsize=10)
-            if row.agreement_db is not None:
-                line[4].set_xlabel(f"{row.agreement_db:.1f} dB", fontsize=10)
-        for axis, title in zip(axes[0], (*columns[:3], "", ""), strict=True):
-            axis.set_title(title, fontsize=10)
-        for axis, title in zip(axes[1][3:], columns[3:], strict=True):
-            axis.set_title(title, fontsize=10)
+                below[4] = f"{row.agreement_db:.1f} dB"
+            if row.filmed_db is not None:
+                below[2] = f"{row.filmed_db:.1f} dB to filmed c"
+            middle = (top - SIDE / 2) / height
+            figure.text(LEFT / 2 / width, middle, row.label, fontsize=10, rotation=90, va="center", ha="center")
+            for column, image in enumerate(images):
+                x = LEFT + column * (SIDE + GAP)
+                axes = figure.add_axes((x / width, (top - SIDE) / height, SIDE / width, SIDE / height))
+                axes.imshow(image, interpolation="nearest")
+                axes.set_axis_off()
+                if number == (0 if column < 3 else 1):
+                    axes.set_title(columns[column], fontsize=10, pad=3)
+                figure.text(
+                    (x + SIDE / 2) / width,
+                    (top - SIDE - 0.1) / height,
+                    below[column],
+                    fontsize=9,
+                    ha="center",
+                    va="center",
+                )
+            top -= SIDE + BELOW
     return figure
 
 
@@ -144,6 +155,14 @@ def _curves(axis: Axes, result: dict[str, Any], measure: str, dark: bool) -> Non
     axis.set_xticks(horizons, [f"{t}k" for t in horizons])
     axis.set_xlim(0.5, horizons[-1] + 0.5)
     axis.grid(axis="y", linewidth=0.6)
+
+
+def _logarithmic(axis: Axes) -> None:
+    """Log scale with plain numbers at 1, 2 and 5 of each decade."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _ratio(axis: Axes, result: dict[str, Any], measure: str, times: str, dark: bool) -> None:

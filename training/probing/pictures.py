@@ -27,7 +27,9 @@ class Row:
     images: list[np.ndarray]
     """(h, w, 3) in [0, 1]: a, b, c and, of an encoder, the composition of both legs."""
     agreement_db: float | None = None
-    """PSNR of the composition against the direct transition, of an encoder's."""
+    """PSNR of the composition against the direct transition, of an encoder; high, too, where both are ignored."""
+    filmed_db: float | None = None
+    """PSNR of the direct transition against what was filmed, where c was filmed in this clip."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ def compositions(encoders: Mapping[str, Probed], places: Sequence[Place]) -> lis
     for place in places:
         frames = moving(encoders, place)
         rows = [Row("filmed", _images(next(iter(frames.values()))[0]))]
-        rows += [_row(name, e, frames[name][:, 0], _transitions(e, frames[name])) for name, e in encoders.items()]
+        for name, e in encoders.items():
+            rows.append(_row(name, e, frames[name][:, 0], _transitions(e, frames[name]), frames[name][:, 2]))
         panels.append(Panel(_name(place), rows))
     return panels
 
@@ -61,7 +64,8 @@ def transfers(encoders: Mapping[str, Probed], pairs: Sequence[tuple[Place, Place
         frames, others = moving(encoders, source), moving(encoders, target)
         rows = [Row("source, filmed", _images(next(iter(frames.values()))[0]))]
         rows += [_row(name, e, others[name][:, 0], _transitions(e, frames[name])) for name, e in encoders.items()]
-        panels.append(Panel(f"{words}: {_name(source)} → {_name(target)}", rows))
+        names = list(dict.fromkeys((_name(source), _name(target))))
+        panels.append(Panel(f"{words}: {' → '.join(names)}", rows))
     return panels
 
 
@@ -105,10 +109,13 @@ def _transitions(encoder: Probed, frames: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _row(name: str, encoder: Probed, anchor: Tensor, transitions: Sequence[Tensor]) -> Row:
+def _row(
+    name: str, encoder: Probed, anchor: Tensor, transitions: Sequence[Tensor], filmed: Tensor | None = None
+) -> Row:
     decoded = encoder.decode(anchor.expand(len(transitions), -1, -1, -1), torch.cat(list(transitions)))
     agreement = float(scores(decoded[2:], decoded[1:2])["psnr"][0])
-    return Row(name, _images(torch.cat([anchor, decoded])), agreement)
+    filmed_db = None if filmed is None else float(scores(decoded[1:2], filmed)["psnr"][0])
+    return Row(name, _images(torch.cat([anchor, decoded])), agreement, filmed_db)
 
 
 def _images(frames: Tensor) -> list[np.ndarray]:

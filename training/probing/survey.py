@@ -165,11 +165,11 @@ def linear_probes(
             row.setdefault("fit", []).append(torch.full((len(start),), fit))
     out: dict[str, dict[str, dict[str, dict[str, Any]]]] = {name: {} for name in encoders}
     for (view, span), lists in sorted(rows.items()):
-        row = {key: torch.cat(value) for key, value in lists.items()}
-        fit = row["fit"]
+        joined = {key: torch.cat(value) for key, value in lists.items()}
+        is_fit = joined["fit"]
         for name in encoders:
-            found = {"fitted": int(fit.sum()), "tested": int((~fit).sum())}
-            r2 = {target: _r2(row[f"z {name}"], row[target], fit) for target in ("state_change", "action")}
+            found = {"fitted": int(is_fit.sum()), "tested": int((~is_fit).sum())}
+            r2 = {target: _r2(joined[f"z {name}"], joined[target], is_fit) for target in ("state_change", "action")}
             out[name].setdefault(view, {})[str(span)] = {**r2, **found}
     return out
 
