@@ -77,7 +77,7 @@ def structure_figure(result: dict[str, Any], dark: bool = False) -> Figure:
 
 
 def reconstruction_figure(result: dict[str, Any], dark: bool = False) -> Figure:
-    """How much worse each decoder gets with the horizon: differences to its own one-step score."""
+    """How much worse each decoder gets with the horizon: differences to its own one-step score, which is named."""
     metrics = [m for m in METRICS if m in result["metrics"]]
     figure = Figure(figsize=(8.4, 2.9 * len(metrics)), layout="constrained")
     axes = figure.subplots(len(metrics), 2, sharex=True, sharey="row", squeeze=False)
@@ -88,9 +88,10 @@ def reconstruction_figure(result: dict[str, Any], dark: bool = False) -> Figure:
             if row == 0:
                 axis.set_title(f"{way}: {words}")
         axes[row, 0].set_ylabel(f"Δ {METRICS[metric]} to t = k")
+        ends = [f"{n}, {e['measures'][f'{metric}_direct']['value'][0]:.3g} at k" for n, e in result["encoders"].items()]
+        axes[row, 0].legend(axes[row, 0].get_lines()[: len(ends)], ends, frameon=False, loc="best")
     for axis in axes[-1]:
         axis.set_xlabel("horizon t")
-    axes[0, 0].legend(frameon=False, loc="best")
     return figure
 
 
@@ -152,7 +153,7 @@ def _curves(axis: Axes, result: dict[str, Any], measure: str, dark: bool) -> Non
         axis.axvspan(
             trained + 0.5, horizons[-1] + 0.5, color="#888", alpha=0.12, linewidth=0, label="_longer than trained"
         )
-    axis.set_xticks(horizons, [f"{t}k" for t in horizons])
+    axis.set_xticks(horizons, [f"{t}k" for t in horizons], fontsize=9)
     axis.set_xlim(0.5, horizons[-1] + 0.5)
     axis.grid(axis="y", linewidth=0.6)
 

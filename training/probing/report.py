@@ -13,6 +13,7 @@ MEASURES = {
     "relative_add": "Add(t) / |z|",
     "rev": "Rev(t)",
     "relative_rev": "Rev(t) / |z|",
+    "relative_add_two_legs": "|z_ac - z_ab - z_bc| / |z|, b in the middle",
 }
 METRICS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "lpips": "LPIPS"}
 
@@ -121,7 +122,10 @@ def _strides(result: dict[str, Any]) -> str:
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
-    notes = [f"LPIPS not measured: {result['lpips_missing']}"] if result["lpips_missing"] else []
+    single = [name for name, encoder in result["encoders"].items() if encoder["codebook"]["used"] == 1]
+    notes = [f"{name} uses a single code: its decoder knows nothing of the transition" for name in single]
+    if result["lpips_missing"]:
+        notes.append(f"LPIPS not measured: {result['lpips_missing'].removeprefix('LPIPS: ')}")
     if result["r2_missing"]:
         listed = [f"{name} ({why})" for name, why in result["r2_missing"].items()]
         more = f" and {len(listed) - 3} sources more" if len(listed) > 3 else ""
@@ -179,7 +183,7 @@ def _tiles(result: dict[str, Any], name: str, base: str) -> str:
     """The four ratios at t = 5k: the first things to see."""
     place, measures = result["horizons"].index(5), result["encoders"][name]["measures"]
     made = []
-    for measure, words in MEASURES.items():
+    for measure, words in list(MEASURES.items())[:4]:
         paper = PAPER.get((measure, 5))
         said = f"; paper {paper}x" if paper else ", whatever their scale" if measure.startswith("relative") else ""
         value = number(measures[f"times_{measure}"]["value"][place])
