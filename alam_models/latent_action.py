@@ -70,6 +70,9 @@ class ALAMConfig:
         return self.image_size // self.patch
 
 
+FLOOR = 1e-6  # of a whitened direction's variance, relative to the mean
+UNEVEN = 0.1  # weight of Whiten.uneven
+
 # Tab. 4: the pairs, and the terms that are switched off. All but LAM encode the same four pairs of the same triplets;
 # LAM sees the pair (a, b) of each and nothing else: as many clips in a batch, a third of the reconstructions.
 VARIANTS: dict[str, tuple[Literal["triplet", "pair"], tuple[str, ...]]] = {
@@ -175,11 +178,15 @@ class Whiten(nn.Module):
 
     The offset, of each query by itself, is the mean over pairs and their reversals: 0 by Eq. 2, whatever is filmed. The
     mean over all pairs is not where scenes drift; subtracting it would write a constant into every transition. The
-    linear map is one for all queries, as the head is. Wants well over Z latents in a batch, all ranks together."""
+    linear map is one for all queries, as the head is. Wants well over Z latents in a batch, all ranks together.
+
+    What is whitened may have any covariance, so training lets it wander until it has no inverse. `uneven` (), 0 where
+    all of its directions are as large, is for the loss: it changes nothing of what comes out (LOG.md)."""
 
     def __init__(self, queries: int, width: int, momentum: float = 0.1) -> None:
         super().__init__()
         self.momentum = momentum
+        self.uneven: Tensor | None = None
         self.offset: Tensor
         self.covariance: Tensor
         self.register_buffer("offset", torch.zeros(queries, width))
@@ -194,10 +201,12 @@ class Whiten(nn.Module):
             covariance = _mean_over_ranks(flat.T @ flat / len(flat))
             self.offset.lerp_(offset.detach(), self.momentum)
             self.covariance.lerp_(covariance.detach(), self.momentum)
-        # A floor relative to the mean variance: no scale is preferred by it. What is not finite stays so: no exception.
-        floor = 1e-3 * covariance.diagonal().mean() + 1e-20
-        identity = torch.eye(len(covariance), dtype=x.dtype, device=x.device)
-        root = torch.linalg.cholesky_ex(covariance + floor * identity).L
+        # A floor relative to the mean variance: no scale is preferred by it, and it is too low to shrink behind.
+        # What is not finite stays so: no exception.
+        mean, identity = covariance.diagonal().mean() + 1e-20, torch.eye(len(covariance), device=x.device)
+        self.uneven = (covariance / mean - identity).square().mean() if self.training else None
+        exact = (covariance / mean).double() + FLOOR * identity
+        root = (torch.linalg.cholesky_ex(exact).L * mean.sqrt()).to(x.dtype)
         flat = torch.linalg.solve_triangular(root.mT, (x - offset).flatten(0, 1), upper=True, left=False)
         return flat.reshape(z.shape).to(z.dtype)
 
@@ -320,6 +329,9 @@ class ALAM(nn.Module):
             reported["relative_add"] = relative_error(z_ac - (z_ab + z_bc), z_ac)
             reported["relative_rev"] = relative_error(z_ab + z_ba, z_ab)
         total = sum((getattr(weights, name) * value for name, value in terms.items()), latents.new_zeros(()))
+        if isinstance(self.encoder.scale, Whiten) and self.encoder.scale.uneven is not None:
+            total = total + UNEVEN * self.encoder.scale.uneven
+            reported["uneven"] = self.encoder.scale.uneven
         return {
             **terms,
             **reported,

@@ -14,14 +14,15 @@ PRETRAIN = PretrainConfig(
     data=DataConfig(stride=1, workers=0, cache=Path("data/cache"), cache_frames=True),
     model=ALAMConfig(
         scale="whitened",
-        fade_in=500,
+        fade_in=150,
         source_skip=True,
         # LPIPS is off by name: its backbone is a download, and at 64 px it costs more than everything else together.
         # Standardised latents make the other three terms of order 1 beside a pixel error of order 0.01.
-        weights=LossWeights(rec=1.0, perc=0.0, add=0.03, rev=0.03, vq=0.03),
+        weights=LossWeights(rec=1.0, perc=0.0, add=0.3, rev=0.3, vq=0.03),
     ),
     learning_rate=1e-3,
-    steps=2000,
+    steps=600,
+    batch=64,
 )
 
 # Trained from scratch, so the learning rate is far above that of the paper, which fine-tunes pi0. The latents' share of
