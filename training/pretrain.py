@@ -112,7 +112,11 @@ def pretrain(config: PretrainConfig) -> None:
                         loader.note(skipped)
                     log(writer, "held_out", scores, done, picture)
                     if ranks.rank == 0:
-                        told = {"steps": done, "held_out": scores, "data": loader.description()}
+                        told = {
+                            "steps": done,
+                            "held_out": {"triplets": HELD_OUT, **scores},
+                            "data": loader.description(),
+                        }
                         write_card(config.out, {**card, **told})
                         if done == config.steps:
                             save_weights(config.out, "alam", weights, model_config)
@@ -221,7 +225,11 @@ def card_of(config: PretrainConfig, model: ALAM, ranks: Ranks) -> dict[str, Any]
             "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()},
         },
         "weights": f"moving average, decay {config.ema:g}" if config.ema else "those of the last step",
-        "processes": {"count": ranks.world, "device": ranks.device.type, "parallel": config.parallel},
+        "processes": {
+            "count": ranks.world,
+            "device": ranks.device.type,
+            "parallel": config.parallel if ranks.world > 1 else "none",
+        },
         "settings": settings(config),
     }
 
