@@ -2,11 +2,16 @@
 
 Where it leaves the paper: LOG.md tells what happens at this size without."""
 
+from pathlib import Path
+
 from alam_models.flow_policy import FlowPolicyConfig, FlowWeights
 from alam_models.latent_action import ALAMConfig, LossWeights
+from training.data.loader import DataConfig
 from training.settings import PretrainConfig, TransferConfig
 
 PRETRAIN = PretrainConfig(
+    # Frames are decoded once, 12 KB each; the training process reads them faster than workers could hand them over.
+    data=DataConfig(stride=1, workers=0, cache=Path("data/cache"), cache_frames=True),
     model=ALAMConfig(
         scale="whitened",
         fade_in=500,
