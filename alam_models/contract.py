@@ -218,9 +218,10 @@ def unstandardise(values: np.ndarray, mean: tuple[float, ...], std: tuple[float,
 
 
 def policy_contract(
-    robot_side: Contract, horizon: int, latent: Latent, tokenizer: Tokenizer, normalisation: Normalisation
+    robot_side: Contract, horizon: int, latent: Latent | None, tokenizer: Tokenizer, normalisation: Normalisation
 ) -> Contract:
-    """A dataset's contract completed by what a policy adds; the statistics get their hash here."""
+    """A dataset's contract completed by what a policy adds, `latent` only where it generates some; the statistics get
+    their hash here."""
     normalisation = replace(normalisation, hash=normalisation.compute_hash())
     return replace(robot_side, horizon=horizon, latent=latent, tokenizer=tokenizer, normalisation=normalisation)
 

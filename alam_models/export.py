@@ -2,16 +2,18 @@
 
     python -m alam_models.export --weights runs/policy --out checkpoints/my-policy
 
-`prefix.onnx` runs once per observation, `step.onnx` once per Euler step. A bundle is written only when ONNX Runtime
-gives the same chunk as PyTorch."""
+`prefix.onnx` runs once per observation, `step.onnx` once per step of the sampler. A bundle is written only when ONNX
+Runtime gives the same chunk as PyTorch."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,51 +23,66 @@ import yaml
 from torch import Tensor, nn
 
 from alam_models.contract import Contract, encode_instruction
-from alam_models.flow_policy import FlowPolicy
+from alam_models.flow_policy import FlowPolicy, Intervention, shuffled
 from alam_models.runtime.bundle import FILES, digest
 from alam_models.runtime.onnx import OnnxBackend
-from alam_models.runtime.policy import integrate
+from alam_models.runtime.policy import generate
+from alam_models.transformer import Prefix
 from alam_models.weights import load_policy_weights
 
 OPSET = 20  # TensorRT parses this one; 23 fuses attention in a way it refuses
 SMALLEST_COSINE = 0.9999
+INTERVENTIONS = ("freeze", "block", "shuffle")
 
 
 class PrefixGraph(nn.Module):
-    """Frames as they leave prepare_frame -> keys and values (L, 1, heads, P, D / heads) of all layers."""
+    """Frames as they leave prepare_frame -> keys and values (layers, 1, heads, L, D / heads), valid (1, L) bool."""
 
     def __init__(self, policy: FlowPolicy) -> None:
         super().__init__()
         self.policy = policy
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One (1, h, w, 3) uint8 image per role, then text (1, L) int64 and state (1, S) standardised."""
         *images, text, state = inputs
         frames = {
             role: image.permute(0, 3, 1, 2).float() / 255
             for role, image in zip(self.policy.config.roles, images, strict=True)
         }
-        keys_values = self.policy.prefix(frames, text, state)
-        return torch.stack([k for k, _ in keys_values]), torch.stack([v for _, v in keys_values])
+        keys_values, valid = self.policy.prefix(frames, text, state)
+        return torch.stack([k for k, _ in keys_values]), torch.stack([v for _, v in keys_values]), valid
 
 
 class StepGraph(nn.Module):
-    """One Euler step's velocities."""
+    """One step of the sampler: (1, H, V, P), (1, H, A) and flow times (1, H) -> what the network says of both streams.
 
-    def __init__(self, policy: FlowPolicy) -> None:
+    Takes and gives latents only where the policy generates them, and their own time only where it differs."""
+
+    def __init__(self, policy: FlowPolicy, intervention: Intervention | None = None) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy, self.intervention = policy, intervention
+        of_latents = ["latents"] if policy.config.views else []
+        own_time = ["tau_latents"] if policy.config.coupling == "two_stage" else []
+        self.takes = [*of_latents, "actions", "tau", *own_time, "keys", "values", "valid"]
+        self.gives = ["latent_velocity", "action_velocity"][-1 if not of_latents else -2 :]
 
-    def forward(
-        self, latents: Tensor, actions: Tensor, tau: Tensor, keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return self.policy.velocity(latents, actions, tau, list(zip(keys, values, strict=True)))
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(self.takes, inputs, strict=True))
+        actions, config = given["actions"], self.policy.config
+        latents = given.get("latents", actions.new_zeros(1, config.horizon, 0, config.projected_width))
+        prefix = Prefix(list(zip(given["keys"], given["values"], strict=True)), given["valid"])
+        said = self.policy.velocity(latents, actions, given["tau"], prefix, given.get("tau_latents"), self.intervention)
+        return said[-len(self.gives) :]
 
 
-def export(weights: Path, out: Path, measured: dict[str, Any] | None = None) -> Path:
-    """A transfer output folder -> a bundle at `out`, whole or not at all; `measured` goes into its card.
+def export(
+    weights: Path, out: Path, measured: dict[str, Any] | None = None, intervention: Intervention | None = None
+) -> Path:
+    """A transfer output folder -> a bundle at `out`, whole or not at all; `measured` goes into its card. With an
+    intervention the bundle's policy is the one intervened in, for measurements (Tab. 11).
 
-    Raises ValueError when the weights are not there or the graphs disagree with PyTorch."""
+    Raises ValueError when the weights are not there or the graphs disagree with PyTorch, and for a diffusion that is to
+    be frozen."""
     if out.resolve() == weights.resolve() or (out / "policy.safetensors").exists():
         raise ValueError(f"--out: wanted a folder of its own, got trained weights at {out}")
     if out.exists() and any(out.iterdir()) and not (out / "step.onnx").exists():
@@ -77,13 +94,15 @@ def export(weights: Path, out: Path, measured: dict[str, Any] | None = None) -> 
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        write_graphs(policy, contract, temporary)
+        write_graphs(policy, contract, temporary, intervention)
         contract.save(temporary / "contract.yaml")
-        agreement = compare(policy, contract, temporary)
+        agreement = compare(policy, contract, temporary, intervention)
         if measured is not None:
             check_measured(measured, digest(temporary / "step.onnx"))
         card = {
             "steps": policy.config.steps,
+            "sampler": asdict(policy.config.sampler),
+            **({"intervention": asdict(intervention)} if intervention else {}),
             "replan": training.pop("replan", max(1, policy.config.horizon // 2)),
             "tasks": training.pop("tasks", []),
             "sha256": {name: digest(temporary / name) for name in FILES},
@@ -106,20 +125,23 @@ def check_measured(measured: dict[str, Any], step_digest: str) -> None:
         raise ValueError(f"--measured: wanted figures of a policy ...@{step_digest[:8]}, got those of {policy}")
 
 
-def write_graphs(policy: FlowPolicy, contract: Contract, folder: Path) -> None:
+def write_graphs(
+    policy: FlowPolicy, contract: Contract, folder: Path, intervention: Intervention | None = None
+) -> None:
     inputs = example(policy, contract)
     images = [inputs[role] for role in policy.config.roles]
-    keys, values = PrefixGraph(policy)(*images, inputs["text"], inputs["state"])
-    names = [*policy.config.roles, "text", "state"]
-    _write(
-        PrefixGraph(policy), (*images, inputs["text"], inputs["state"]), names, ["keys", "values"], folder / FILES[0]
-    )
-    step = (inputs["latents"], inputs["actions"], torch.tensor([0.5]), keys, values)
-    names = ["latents", "actions", "tau", "keys", "values"]
-    _write(StepGraph(policy), step, names, ["latent_velocity", "action_velocity"], folder / FILES[1])
+    observation = (*images, inputs["text"], inputs["state"])
+    outputs = ["keys", "values", "valid"]
+    _write(PrefixGraph(policy), observation, [*policy.config.roles, "text", "state"], outputs, folder / FILES[0])
+    inputs |= dict(zip(outputs, PrefixGraph(policy)(*observation), strict=True))
+    for name in ("tau", "tau_latents"):  # two tensors: of one, the graph would have one input
+        inputs[name] = torch.full((1, policy.config.horizon), 0.5)
+    step = StepGraph(policy, intervention)
+    _write(step, tuple(inputs[name] for name in step.takes), step.takes, step.gives, folder / FILES[1])
 
 
 def _write(graph: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str], path: Path) -> None:
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of outputs that are constant, as `valid` can be
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -148,28 +170,38 @@ def example(policy: FlowPolicy, contract: Contract, seed: int = 0) -> dict[str, 
     }
     inputs["text"] = torch.from_numpy(encode_instruction("open the drawer", contract.tokenizer))[None]
     inputs["state"] = torch.randn(1, config.state_width, generator=random)
-    inputs["latents"] = torch.randn(1, config.horizon, len(config.roles), config.projected_width, generator=random)
-    inputs["actions"] = torch.randn(1, config.horizon, config.action_width, generator=random)
+    inputs["latents"], inputs["actions"] = policy.noise(1, random)
     return inputs
 
 
 @torch.no_grad()
-def compare(policy: FlowPolicy, contract: Contract, folder: Path) -> dict[str, float]:
+def compare(
+    policy: FlowPolicy, contract: Contract, folder: Path, intervention: Intervention | None = None
+) -> dict[str, float]:
     """Whole chunks, latents and actions, PyTorch against ONNX Runtime -> {"cosine", "largest_error"}, standardised.
 
     Raises ValueError below the bar."""
+    config = policy.config
     backend = OnnxBackend(folder, contract.roles, threads=1)
     cosines, errors = [], []
     for seed in range(4):
         inputs = example(policy, contract, seed)
-        images = {role: inputs[role] for role in policy.config.roles}
+        images = {role: inputs[role] for role in config.roles}
         frames = {role: image.permute(0, 3, 1, 2).float() / 255 for role, image in images.items()}
-        noise = (inputs["latents"], inputs["actions"])
-        latents, wanted_actions = policy.sample(frames, inputs["text"], inputs["state"], *noise)
+        noise, observation = (inputs["latents"], inputs["actions"]), (frames, inputs["text"], inputs["state"])
+        given = seed % (config.prefix_conditioning + 1)
+        latents, wanted_actions = policy.sample(
+            *observation,
+            *noise,
+            intervention=intervention,
+            committed_actions=noise[1] if given else None,  # the noise itself stands for what is given
+            committed_latents=policy.unproject(noise[0]) if given else None,
+            delay=given,
+        )
         wanted_latents = latents @ policy.projection  # as generated
         backend.prefix({r: i.numpy() for r, i in images.items()}, inputs["text"].numpy(), inputs["state"].numpy())
-        got = integrate(backend, inputs["latents"].numpy(), inputs["actions"].numpy(), policy.config.steps)
-        for wanted, mine in zip((wanted_latents, wanted_actions), got, strict=True):
+        got = generate(backend, config.sampler, noise[0].numpy(), noise[1].numpy(), config.steps, given)
+        for wanted, mine in list(zip((wanted_latents, wanted_actions), got, strict=True))[0 if config.views else 1 :]:
             a, b = wanted.numpy().ravel(), mine.ravel()
             cosines.append(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
             errors.append(float(np.abs(a - b).max()))
@@ -183,12 +215,22 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="output folder of `train.py transfer`")
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     parser.add_argument("--measured", type=Path, help="JSON of tools/run_tasks.py, copied into the card")
+    parser.add_argument("--intervention", choices=INTERVENTIONS, help="in the latent stream, to measure what it does")
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffled order (default %(default)s)")
     arguments = parser.parse_args()
     try:
         measured = None
         if arguments.measured is not None:
             measured = json.loads(arguments.measured.read_text())
-        out = export(arguments.weights, arguments.out, measured)
+        intervention = None
+        if arguments.intervention is not None:
+            horizon = load_policy_weights(arguments.weights).config.horizon
+            intervention = {
+                "freeze": Intervention(freeze=True),
+                "block": Intervention(block=True),
+                "shuffle": Intervention(order=shuffled(horizon, arguments.seed)),
+            }[arguments.intervention]
+        out = export(arguments.weights, arguments.out, measured, intervention)
     except (ValueError, OSError) as error:
         sys.exit(f"export: {error}")
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6

@@ -1,21 +1,24 @@
-"""Joint flow matching over latent transitions and actions (paper, Sec. 3.3, Eq. 10-15).
+"""Joint flow matching over latent transitions and actions (paper, Sec. 3.3, Eq. 10-15), and the variants it is compared
+with (Tab. 3), intervened in (Tab. 11) and continued by (real-time chunking).
 
-Letters: B batch, H horizon, V views, P width of a projected latent, A action width, T = H * (V + 1) suffix tokens.
-Flow time tau runs from 1 (noise) to 0 (data): x_tau = tau * eps + (1 - tau) * y, target eps - y."""
+Letters: B batch, H horizon, V views that have a latent stream, P width of a projected latent, A action width,
+T = H * (V + 1) tokens. Flow time tau runs from 1 (noise) to 0 (data): x_tau = tau * eps + (1 - tau) * y, target
+eps - y."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from alam_models.transformer import Block, KeysValues, time_embedding
+from alam_models.realtime import LARGEST_WEIGHT, guided
+from alam_models.runtime.sampler import LARGEST_ANGLE, Network, Sampler
+from alam_models.small_backbone import SmallBackbone, SmallConfig
+from alam_models.transformer import Prefix, time_embedding
 
-BYTES_PER_TOKEN = 8
-VOCABULARY = 257  # bytes plus padding
+BackboneConfig = SmallConfig  # another kind joins here, as a union, and in make_backbone
 
 
 @dataclass(frozen=True)
@@ -24,128 +27,196 @@ class FlowWeights:
 
     third_person: float = 1.0
     wrist: float = 1.0
+    other: float = 1.0  # of each view with another role
     action: float = 1.0
+
+    def of(self, stream: str) -> float:
+        """stream: "action" or a camera role."""
+        return float(getattr(self, stream, self.other))
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """What is done to the latent stream of a trained policy (appendix F, Tab. 11).
+
+    freeze: latents stay at their noise while flow time goes on. block: no action sees a latent. order: a permutation of
+    the H steps, in which the actions see the latents; the latents themselves go on as generated (see `shuffled`)."""
+
+    freeze: bool = False
+    block: bool = False
+    order: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class FlowPolicyConfig:
-    """Sizes. Image sizes, state and action names come from the contract; they are repeated here as plain numbers."""
+    """Sizes. Image sizes, state and action names come from the contract; they are repeated here as plain numbers.
+
+    coupling: "joint" (the paper's), "two_stage" (latents are generated first and alone, then the actions given them;
+    trained with the true ones in their place) or "none" (actions alone: pi0). mask: "paper", "release" or "full", see
+    attention_mask. objective: "flow", or "diffusion", which estimates the noise along a cosine schedule."""
 
     roles: tuple[str, ...] = ("third_person", "wrist")
-    image_sizes: tuple[int, ...] = (96, 64)  # [px], one per role, multiples of 16
-    text_length: int = 48  # [bytes], multiple of 8
+    image_sizes: tuple[int, ...] = (96, 64)  # [px], one per role
+    text_length: int = 48  # [tokens]
     state_width: int = 4
     action_width: int = 4
     latent_width: int = 64  # Q * Z of the encoder
     projected_width: int = 32  # P: latents are projected to pi0's action width
     horizon: int = 8  # H; paper: 16, and 5 on MetaWorld
-    width: int = 128
-    heads: int = 4
-    depth: int = 4
-    steps: int = 5  # Euler steps at inference
-    latent_projection: str = "fixed"  # or "learned"
+    backbone: BackboneConfig = field(default_factory=SmallConfig)
+    coupling: Literal["joint", "two_stage", "none"] = "joint"
+    mask: Literal["paper", "release", "full"] = "paper"
+    objective: Literal["flow", "diffusion"] = "flow"
+    steps: int = 5  # at inference, of Euler or DDIM; two_stage: as many for each stage
+    latent_projection: Literal["fixed", "learned"] = "fixed"
+    state_dropout: float = 0.0  # training: how often a learned vector stands in for the state
+    prefix_conditioning: int = 0  # training: how many first steps of a chunk are given at most (arXiv 2512.05964)
     weights: FlowWeights = field(default_factory=FlowWeights)
 
     def __post_init__(self) -> None:
-        if self.latent_projection not in ("fixed", "learned"):
-            raise ValueError(f"latent_projection: wanted 'fixed' or 'learned', got {self.latent_projection!r}")
+        Sampler(self.objective, self.coupling)  # refuses what it does not know
+        for name, choices in (("mask", ("paper", "release", "full")), ("latent_projection", ("fixed", "learned"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: wanted one of {choices}, got {getattr(self, name)!r}")
         if self.projected_width > self.latent_width:
             raise ValueError(
                 f"projected_width: wanted at most latent_width {self.latent_width}, got {self.projected_width}"
             )
-        if len(self.roles) != len(self.image_sizes) or any(size % 16 for size in self.image_sizes):
-            raise ValueError(f"image_sizes: wanted a multiple of 16 for each of {self.roles}, got {self.image_sizes}")
-        if self.text_length % BYTES_PER_TOKEN:
-            raise ValueError(f"text_length: wanted a multiple of {BYTES_PER_TOKEN}, got {self.text_length}")
+        if len(self.roles) != len(self.image_sizes):
+            raise ValueError(f"image_sizes: wanted one for each of {self.roles}, got {self.image_sizes}")
+        if self.coupling == "two_stage" and self.mask != "paper":
+            raise ValueError(f"mask: wanted 'paper' with two_stage, whose latents see no action, got {self.mask!r}")
+        if not 0 <= self.state_dropout < 1:
+            raise ValueError(f"state_dropout: wanted a share in [0, 1), got {self.state_dropout}")
+        if not 0 <= self.prefix_conditioning < self.horizon:
+            raise ValueError(
+                f"prefix_conditioning: wanted 0 to {self.horizon - 1} of the horizon, got {self.prefix_conditioning}"
+            )
+
+    @property
+    def views(self) -> int:
+        """V: how many latent streams there are."""
+        return 0 if self.coupling == "none" else len(self.roles)
+
+    @property
+    def sampler(self) -> Sampler:
+        return Sampler(self.objective, self.coupling, self.prefix_conditioning)
 
 
-def interleaved_mask(horizon: int, views: int) -> Tensor:
-    """-> (T, T) bool, True where a token (row) sees another (column), in the order of Eq. 11 (`mask="paper"`).
+def make_backbone(config: FlowPolicyConfig) -> SmallBackbone:
+    """-> the network below the flow (`prefix`, `expert`, `width`): the one place that knows what kinds there are."""
+    return SmallBackbone(
+        config.backbone,
+        config.roles,
+        config.image_sizes,
+        config.text_length,
+        config.state_width,
+        config.horizon,
+        config.views + 1,
+    )
 
-    Latents see the latents of their own and earlier steps, never an action; action t sees everything up to step t."""
-    step = torch.arange(horizon).repeat_interleave(views + 1)
-    is_action = (torch.arange(horizon * (views + 1)) % (views + 1)) == views
-    earlier = step[:, None] >= step[None, :]
-    return earlier & (is_action[:, None] | ~is_action[None, :])
+
+def attention_mask(
+    kind: str, horizon: int, views: int, block: bool = False, device: torch.device | None = None
+) -> Tensor:
+    """-> (T, T) bool, True where a token (row) sees another (column), in the order of Eq. 11: views, then the action.
+
+    paper: latents see the latents of their own and earlier steps, never an action; action t sees everything up to step
+    t. release: the blocks [z_th z_wr][u] in time order, each sees itself and all before it. full: everything sees
+    everything (pi0). block: in any of them, no action sees a latent."""
+    token = torch.arange(horizon * (views + 1), device=device)
+    is_action = token % (views + 1) == views
+    place = 2 * (token // (views + 1)) + is_action
+    mask = torch.ones(len(token), len(token), dtype=torch.bool, device=device)
+    if kind != "full":
+        mask &= place[:, None] >= place[None, :]
+    if kind == "paper":
+        mask &= is_action[:, None] | ~is_action[None, :]
+    if block:
+        mask &= ~is_action[:, None] | is_action[None, :]
+    return mask
 
 
-class VisionTower(nn.Module):
-    """A convolutional stem of stride 16: (B, 3, s, s) in [0, 1] -> tokens (B, (s / 16)^2, D)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        channels = [3, width // 4, width // 2, width, width]
-        for inside, outside in pairwise(channels):
-            layers += [nn.Conv2d(inside, outside, 3, 2, 1), nn.GroupNorm(8, outside), nn.GELU("tanh")]
-        self.stem = nn.Sequential(*layers, nn.Conv2d(width, width, 1))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.stem(2 * image - 1).flatten(2).transpose(1, 2)
+def shuffled(horizon: int, seed: int) -> tuple[int, ...]:
+    """-> a random order of the H steps, for Intervention.order."""
+    return tuple(torch.randperm(horizon, generator=torch.Generator().manual_seed(seed)).tolist())
 
 
 class FlowPolicy(nn.Module):
-    """Prefix (images, instruction, state) and an expert over [z_th, z_wr, u] that attends to it layer by layer."""
+    """Streams [z_th, z_wr, u] of noisy tokens through the expert of a backbone that has seen the observation."""
 
     def __init__(self, config: FlowPolicyConfig) -> None:
         super().__init__()
         self.config = config
-        width, views = config.width, len(config.roles)
-        self.vision = nn.ModuleDict({role: VisionTower(width) for role in config.roles})
-        tokens = sum((size // 16) ** 2 for size in config.image_sizes) + config.text_length // BYTES_PER_TOKEN + 1
-        self.byte = nn.Embedding(VOCABULARY, width // BYTES_PER_TOKEN)
-        self.text = nn.Linear(width, width)
-        self.state = nn.Linear(config.state_width, width)
-        self.prefix_position = nn.Parameter(torch.randn(1, tokens, width) * 0.2)
-        self.prefix_blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
-
-        widths = [config.projected_width] * views + [config.action_width]
+        self.backbone = make_backbone(config)
+        width = self.backbone.width
+        widths = [config.projected_width] * config.views + [config.action_width]
         self.stream_in = nn.ModuleList(nn.Linear(w, width) for w in widths)
         self.stream_time = nn.ModuleList(
             nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width)) for _ in widths
         )
         self.stream_out = nn.ModuleList(nn.Linear(width, w) for w in widths)
-        self.step_position = nn.Parameter(torch.randn(1, config.horizon, 1, width) * 0.2)
-        self.stream_position = nn.Parameter(torch.randn(1, 1, views + 1, width) * 0.2)
-        self.expert_blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
-        self.expert_norm = nn.LayerNorm(width)
-        self.mask: Tensor
-        self.register_buffer("mask", interleaved_mask(config.horizon, views), persistent=False)
-
         projection = torch.linalg.qr(torch.randn(config.latent_width, config.projected_width))[0].contiguous()
         self.projection = nn.Parameter(projection, requires_grad=config.latent_projection == "learned")
+        if config.state_dropout:
+            self.no_state = nn.Parameter(torch.zeros(config.state_width))
 
-    def prefix(self, images: dict[str, Tensor], text: Tensor, state: Tensor) -> list[KeysValues]:
-        """images {role: (B, 3, s, s) in [0, 1]}, text (B, L) int64, state (B, S) standardised -> KeysValues a layer."""
-        tokens = [self.vision[role](images[role]) for role in self.config.roles]
-        words = self.byte(text).flatten(1).unflatten(1, (-1, self.config.width))  # eight bytes make a token
-        tokens += [self.text(words), self.state(state)[:, None]]
-        x = torch.cat(tokens, 1) + self.prefix_position
-        keys_values = []
-        for block in self.prefix_blocks:
-            x, own = block(x)
-            keys_values.append(own)
-        return keys_values
+    def prefix(self, images: dict[str, Tensor], text: Tensor, state: Tensor) -> Prefix:
+        """images {role: (B, 3, s, s) in [0, 1]}, text (B, L) int64, state (B, S) standardised -> Prefix.
+
+        Raises ValueError for other roles, shapes or dtypes."""
+        config, batch = self.config, len(state)
+        if set(images) != set(config.roles):
+            raise ValueError(f"images: wanted the roles {config.roles}, got {tuple(images)}")
+        for role, size in zip(config.roles, config.image_sizes, strict=True):
+            check_shape(role, images[role], (batch, 3, size, size))
+            if not images[role].is_floating_point():
+                raise ValueError(f"{role}: wanted floats in [0, 1], got {images[role].dtype}")
+        check_shape("text", text, (batch, config.text_length))
+        if text.dtype != torch.int64:
+            raise ValueError(f"text: wanted int64 tokens, got {text.dtype}")
+        check_shape("state", state, (batch, config.state_width))
+        return self.backbone.prefix(images, text, state)
 
     def velocity(
-        self, latents: Tensor, actions: Tensor, tau: Tensor, prefix: list[KeysValues]
+        self,
+        latents: Tensor,
+        actions: Tensor,
+        tau: Tensor,
+        prefix: Prefix,
+        tau_latents: Tensor | None = None,
+        intervention: Intervention | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """latents (B, H, V, P), actions (B, H, A) at flow time tau (B,) -> velocities of the same shapes."""
-        views = len(self.config.roles)
+        """latents (B, H, V, P), actions (B, H, A) -> velocities (diffusion: noise estimates) of the same shapes.
+
+        tau: flow time (B,) or, where steps differ, (B, H); tau_latents: that of the latents where it is another one.
+        Raises ValueError for other shapes."""
+        config, did = self.config, intervention or Intervention()
+        horizon, views = config.horizon, config.views
+        check_shape("latents", latents, (len(actions), horizon, views, config.projected_width))
+        check_shape("actions", actions, (len(actions), horizon, config.action_width))
+        if did.order is not None:
+            if sorted(did.order) != list(range(horizon)):
+                raise ValueError(f"order: wanted a permutation of 0 to {horizon - 1}, got {did.order}")
+            arguments = (actions, tau, prefix, tau_latents, replace(did, order=None))
+            in_order, _ = self.velocity(latents, *arguments)
+            return in_order, self.velocity(latents[:, list(did.order)], *arguments)[1]
+
         streams = [*latents.unbind(2), actions]
-        time = time_embedding(tau, self.config.width)[:, None].expand(-1, self.config.horizon, -1)
-        tokens = [
-            self.stream_time[i](torch.cat([self.stream_in[i](stream), time], -1)) for i, stream in enumerate(streams)
-        ]
-        x = torch.stack(tokens, 2) + self.step_position + self.stream_position  # (B, H, V + 1, D)
-        x = x.flatten(1, 2)
-        seen = torch.ones(len(self.mask), prefix[0][0].shape[2], dtype=torch.bool, device=x.device)
-        mask = torch.cat([seen, self.mask], 1)
-        for block, keys_values in zip(self.expert_blocks, prefix, strict=True):
-            x, _ = block(x, keys_values, mask)
-        x = self.expert_norm(x).unflatten(1, (self.config.horizon, views + 1))
+        taus = [tau if tau_latents is None else tau_latents] * views + [tau]
+        tokens = [self.tokens(i, stream, time) for i, (stream, time) in enumerate(zip(streams, taus, strict=True))]
+        mask = attention_mask(config.mask, horizon, views, did.block, actions.device)
+        x = self.backbone.expert(torch.stack(tokens, 2).flatten(1, 2), prefix, mask)
+        x = x.unflatten(1, (horizon, views + 1))
         outs = [self.stream_out[i](x[:, :, i]) for i in range(views + 1)]
-        return torch.stack(outs[:views], 2), outs[views]
+        v_latents = torch.stack(outs[:views], 2) if views and not did.freeze else torch.zeros_like(latents)
+        return v_latents, outs[views]
+
+    def tokens(self, i: int, stream: Tensor, tau: Tensor) -> Tensor:
+        """The i-th stream (B, H, width) at flow time tau (B,) or (B, H) -> tokens (B, H, D)."""
+        tau = tau if tau.dim() == 2 else tau[:, None].expand(-1, self.config.horizon)
+        time = time_embedding(tau.flatten(), self.backbone.width).unflatten(0, tau.shape)
+        return self.stream_time[i](torch.cat([self.stream_in[i](stream), time.to(stream.dtype)], -1))
 
     def loss(
         self,
@@ -157,25 +228,58 @@ class FlowPolicy(nn.Module):
         generator: torch.Generator | None = None,
         draws: int = 1,
     ) -> dict[str, Tensor]:
-        """Standardised targets, latents (B, H, V, Q*Z) and actions (B, H, A) -> L1 velocity losses () of Eq. 12-14.
+        """Standardised targets, latents (B, H, V, Q*Z) and actions (B, H, A) -> losses () of Eq. 12-14, by stream and
+        "total": L1 on velocities, or for diffusion the mean square on the noise (Ho et al. 2020).
 
-        Each observation gets `draws` independent noises and times; its prefix is computed once."""
-        prefix = self.prefix(images, text, state)
-        prefix = [(k.repeat(draws, 1, 1, 1), v.repeat(draws, 1, 1, 1)) for k, v in prefix]
+        Each observation gets `draws` independent noises and times; its prefix is computed once. Streams share the time,
+        not the noise. Raises ValueError for other shapes."""
+        config = self.config
+        check_shape("latents", latents, (len(state), config.horizon, config.views, config.latent_width))
+        check_shape("actions", actions, (len(state), config.horizon, config.action_width))
+        if self.training and config.state_dropout:
+            dropped = torch.rand(len(state), 1, generator=generator, device=state.device) < config.state_dropout
+            state = torch.where(dropped, self.no_state, state)
+        prefix = repeat(self.prefix(images, text, state), draws)
         y_latents = (latents @ self.projection).repeat(draws, 1, 1, 1)
         y_actions = actions.repeat(draws, 1, 1)
-        tau = sample_times(len(y_actions), generator, y_actions.device)
-        eps_latents = torch.randn(y_latents.shape, generator=generator, device=y_latents.device)
-        eps_actions = torch.randn(y_actions.shape, generator=generator, device=y_actions.device)
-        x_latents = mix(eps_latents, y_latents, tau)
-        x_actions = mix(eps_actions, y_actions, tau)
-        v_latents, v_actions = self.velocity(x_latents, x_actions, tau, prefix)
-        # The target side is detached: a learned projection must not shrink its own target.
-        errors = (v_latents - (eps_latents - y_latents.detach())).abs().mean((0, 1, 3))
-        terms = {role: errors[i] for i, role in enumerate(self.config.roles)}
-        terms["action"] = (v_actions - (eps_actions - y_actions)).abs().mean()
-        total = sum((getattr(self.config.weights, name) * value for name, value in terms.items()), torch.zeros(()))
+        tau = sample_times(len(y_actions), generator, actions.device, config.objective)
+        given = self.draw_given(len(y_actions), generator, actions.device)
+        tau, free = torch.where(given, 0, tau[:, None]), (~given).to(tau.dtype)  # (B, H)
+        eps_latents = torch.randn(y_latents.shape, generator=generator, device=actions.device)
+        eps_actions = torch.randn(y_actions.shape, generator=generator, device=actions.device)
+        x_latents = mix(eps_latents, y_latents, tau, config.objective)
+        x_actions = mix(eps_actions, y_actions, tau, config.objective)
+        said_latents, said_actions = self.velocity(x_latents, x_actions, tau, prefix)
+        if config.coupling == "two_stage":  # above, no latent saw an action; here, actions see the true latents
+            _, said_actions = self.velocity(y_latents, x_actions, tau, prefix, torch.zeros_like(tau))
+
+        def error(said: Tensor, eps: Tensor, y: Tensor) -> Tensor:
+            """-> (), over the steps that are not given."""
+            # The target side is detached: a learned projection must not shrink its own target.
+            off = said - eps if config.objective == "diffusion" else said - (eps - y.detach())
+            size = off.square() if config.objective == "diffusion" else off.abs()
+            return (size.mean(-1) * free).sum() / free.sum()
+
+        terms = {
+            role: error(said_latents[:, :, i], eps_latents[:, :, i], y_latents[:, :, i])
+            for i, role in enumerate(config.roles[: config.views])
+        }
+        terms["action"] = error(said_actions, eps_actions, y_actions)
+        total = sum((config.weights.of(name) * value for name, value in terms.items()), torch.zeros(()))
         return {**terms, "total": total}
+
+    def draw_given(self, batch: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        """-> (B, H) bool, True for the first steps of a chunk that are given: 0 to prefix_conditioning of them."""
+        most, step = self.config.prefix_conditioning, torch.arange(self.config.horizon, device=device)
+        if most == 0:
+            return (step < 0).expand(batch, -1)
+        return step < torch.randint(0, most + 1, (batch, 1), generator=generator, device=device)
+
+    def noise(self, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """-> what a chunk starts from: latents (B, H, V, P) and actions (B, H, A)."""
+        config = self.config
+        latents = torch.randn(batch, config.horizon, config.views, config.projected_width, generator=generator)
+        return latents, torch.randn(batch, config.horizon, config.action_width, generator=generator)
 
     @torch.no_grad()
     def sample(
@@ -186,18 +290,75 @@ class FlowPolicy(nn.Module):
         noise_latents: Tensor,
         noise_actions: Tensor,
         steps: int | None = None,
+        intervention: Intervention | None = None,
+        committed_actions: Tensor | None = None,
+        committed_latents: Tensor | None = None,
+        delay: int = 0,
+        guidance: float = LARGEST_WEIGHT,
     ) -> tuple[Tensor, Tensor]:
         """Noise (B, H, V, P) and (B, H, A) -> latents (B, H, V, Q*Z) and actions (B, H, A), standardised (Eq. 15).
 
-        The prefix is computed once, then `steps` Euler steps from tau = 1 to 0."""
-        prefix = self.prefix(images, text, state)
-        latents, actions = integrate(
-            lambda x, u, tau: self.velocity(x, u, torch.full((len(u),), tau, device=u.device), prefix),
-            noise_latents,
-            noise_actions,
-            steps or self.config.steps,
-        )
+        The prefix is computed once, then `steps` steps from tau = 1 to 0.
+        committed_actions (B, L, A), committed_latents (B, L, V, Q*Z): what the previous chunk holds from this
+        observation on; its first `delay` steps will have been executed before this chunk can be. A policy trained with
+        prefix_conditioning gets those first steps as they are, and wants their latents too, since under the paper's
+        mask nothing else tells its latents what was begun; later rows are not used. Any other policy is led towards all
+        L of them (realtime.guided), with a weight of at most `guidance`. Raises ValueError for other shapes, and for
+        what cannot be combined."""
+        config, batch, device = self.config, len(noise_actions), noise_actions.device
+        if intervention is not None and intervention.freeze and config.objective == "diffusion":
+            raise ValueError("freeze: wanted objective 'flow', whose noise stays where no velocity moves it")
+        prefix, given = self.prefix(images, text, state), 0
+
+        def network(
+            latents: Tensor, actions: Tensor, tau_latents: float, tau_actions: float | None
+        ) -> tuple[Tensor, Tensor]:
+            taus = [
+                torch.full((batch, config.horizon), 1.0 if tau is None else tau, device=device)
+                for tau in (tau_latents, tau_actions)
+            ]
+            for tau in taus:
+                tau[:, :given] = 0
+            return self.velocity(latents, actions, taus[1], prefix, taus[0], intervention)
+
+        velocity: Network = network
+        if committed_actions is not None:
+            z, u = self.check_committed(committed_actions, committed_latents, delay, batch)
+            if config.prefix_conditioning:
+                given = delay
+                noise_actions = torch.cat([u[:, :delay], noise_actions[:, delay:]], 1)
+                if z is not None:
+                    noise_latents = torch.cat([z[:, :delay], noise_latents[:, delay:]], 1)
+            else:
+                velocity = guided(network, z, u, delay, config.horizon, guidance)
+        elif delay or committed_latents is not None:
+            raise ValueError("committed_actions: wanted them with a delay or committed latents, got none")
+        latents, actions = config.sampler.generate(velocity, noise_latents, noise_actions, steps or config.steps, given)
         return self.unproject(latents), actions
+
+    def check_committed(
+        self, actions: Tensor, latents: Tensor | None, delay: int, batch: int
+    ) -> tuple[Tensor | None, Tensor]:
+        """-> committed latents, projected to (B, L, V, P), and actions (B, L, A). Raises ValueError, see sample."""
+        config, overlap = self.config, actions.shape[1]
+        if not 0 <= delay <= overlap <= config.horizon:
+            raise ValueError(
+                f"wanted delay <= committed steps <= horizon {config.horizon}, got delay {delay}, {overlap} steps"
+            )
+        check_shape("committed_actions", actions, (batch, overlap, config.action_width))
+        if latents is not None:
+            check_shape("committed_latents", latents, (batch, overlap, config.views, config.latent_width))
+            latents = latents @ self.projection
+        if config.prefix_conditioning:
+            if delay > config.prefix_conditioning:
+                raise ValueError(
+                    f"delay: wanted at most the prefix_conditioning {config.prefix_conditioning}, got {delay}"
+                )
+            if config.views and latents is None:
+                raise ValueError("committed_latents: wanted those of the committed actions, got none")
+        elif config.objective == "diffusion":
+            raise ValueError("committed_actions: wanted objective 'flow' or a training with prefix_conditioning")
+        return latents, actions
 
     def unproject(self, latents: Tensor) -> Tensor:
         """latents (B, H, V, P) -> (B, H, V, Q*Z), the smallest that project to them."""
@@ -205,24 +366,30 @@ class FlowPolicy(nn.Module):
         return latents @ (self.projection.T if orthonormal else torch.linalg.pinv(self.projection))
 
 
-def integrate(
-    velocity: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]], latents: Tensor, actions: Tensor, steps: int
-) -> tuple[Tensor, Tensor]:
-    """Noise -> data of the same shapes: Euler from tau = 1 to 0 (Eq. 15)."""
-    for k in range(steps):
-        v_latents, v_actions = velocity(latents, actions, 1 - k / steps)
-        latents = latents - v_latents / steps
-        actions = actions - v_actions / steps
-    return latents, actions
+def check_shape(name: str, value: Tensor, wanted: tuple[int, ...]) -> None:
+    if tuple(value.shape) != wanted:
+        raise ValueError(f"{name}: wanted shape {wanted}, got {tuple(value.shape)}")
 
 
-def mix(noise: Tensor, data: Tensor, tau: Tensor) -> Tensor:
-    """x_tau = tau * eps + (1 - tau) * y (Eq. 12); tau (B,) is broadcast from the left."""
-    tau = tau.view(-1, *[1] * (noise.dim() - 1))
+def repeat(prefix: Prefix, times: int) -> Prefix:
+    """The prefix of B observations -> of times * B, as Tensor.repeat orders them."""
+    keys_values = [(k.repeat(times, 1, 1, 1), v.repeat(times, 1, 1, 1)) for k, v in prefix.keys_values]
+    return Prefix(keys_values, prefix.valid.repeat(times, 1))
+
+
+def mix(noise: Tensor, data: Tensor, tau: Tensor, objective: str = "flow") -> Tensor:
+    """x_tau = tau * eps + (1 - tau) * y (Eq. 12), for diffusion sin and cos in their place; tau is broadcast from the
+    left."""
+    tau = tau.view(*tau.shape, *[1] * (noise.dim() - tau.dim()))
+    if objective == "diffusion":
+        return (LARGEST_ANGLE * tau).sin() * noise + (LARGEST_ANGLE * tau).cos() * data
     return tau * noise + (1 - tau) * data
 
 
-def sample_times(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """-> (count,) in [0.001, 1): 0.999 * xi + 0.001 with xi from Beta(1.5, 1), whose CDF is xi^1.5."""
+def sample_times(
+    count: int, generator: torch.Generator | None, device: torch.device, objective: str = "flow"
+) -> Tensor:
+    """-> (count,) in [0.001, 1): 0.999 * xi + 0.001 with xi from Beta(1.5, 1), whose CDF is xi^1.5; for diffusion xi is
+    uniform."""
     uniform = torch.rand(count, generator=generator, device=device)
-    return 0.999 * uniform ** (1 / 1.5) + 0.001
+    return 0.999 * (uniform if objective == "diffusion" else uniform ** (1 / 1.5)) + 0.001

@@ -4,12 +4,20 @@ values another stream computed at the same depth (layer-wise joint attention, as
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, heads, T, D / heads)
+
+
+class Prefix(NamedTuple):
+    """What the expert attends to: keys and values of every layer, and valid (B, L) bool, False where padding stands."""
+
+    keys_values: list[KeysValues]
+    valid: Tensor
 
 
 class Attention(nn.Module):
@@ -26,7 +34,8 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, joint: KeysValues | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, KeysValues]:
-        """x (B, T, D), J joint keys and values, mask (T, J + T) True where seen -> (B, T, D), own KeysValues."""
+        """x (B, T, D), J joint keys and values, mask (T, J + T) or (B, 1, T, J + T) True where seen -> (B, T, D), own
+        KeysValues."""
         batch, tokens, width = x.shape
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         keys, values = (k, v) if joint is None else (torch.cat([joint[0], k], 2), torch.cat([joint[1], v], 2))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig, FlowWeights
-from alam_models.latent_action import ALAM, ALAMConfig, LossWeights, RelationalEncoder
+from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig
+from alam_models.latent_action import ALAM, ALAMConfig, RelationalEncoder
 
 Config = TypeVar("Config", ALAMConfig, FlowPolicyConfig)
+
+# What policies of before small_backbone.py kept at the top, by how the names begin.
+ONCE_AT_THE_TOP = ("vision.", "byte.", "text.", "state.", "prefix_", "step_position", "stream_position", "expert_")
 
 
 def save_weights(folder: Path, name: str, weights: dict[str, Tensor], config: ALAMConfig | FlowPolicyConfig) -> None:
@@ -26,7 +30,7 @@ def save_weights(folder: Path, name: str, weights: dict[str, Tensor], config: AL
 
 def load_encoder(folder: Path | str) -> RelationalEncoder:
     """A pretraining output -> its encoder, frozen. Raises ValueError when the folder holds none or it does not fit."""
-    config, weights = _load(Path(folder), "alam", ALAMConfig, LossWeights)
+    config, weights = _load(Path(folder), "alam", ALAMConfig)
     prefix = "encoder."
     encoder = RelationalEncoder(config)
     _fill(encoder, {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}, Path(folder))
@@ -35,7 +39,7 @@ def load_encoder(folder: Path | str) -> RelationalEncoder:
 
 def load_alam(folder: Path | str) -> ALAM:
     """A pretraining output -> encoder, quantizer and decoder, frozen, in evaluation mode. Raises as load_encoder."""
-    config, weights = _load(Path(folder), "alam", ALAMConfig, LossWeights)
+    config, weights = _load(Path(folder), "alam", ALAMConfig)
     model = ALAM(config)
     _fill(model, weights, Path(folder))
     return model.eval().requires_grad_(False)
@@ -43,32 +47,60 @@ def load_alam(folder: Path | str) -> ALAM:
 
 def load_policy_weights(folder: Path | str) -> FlowPolicy:
     """A transfer output -> its policy in evaluation mode. Raises ValueError as load_encoder."""
-    config, weights = _load(Path(folder), "policy", FlowPolicyConfig, FlowWeights)
+    config, weights = _load(Path(folder), "policy", FlowPolicyConfig)
+    weights = {f"backbone.{k}" if k.startswith(ONCE_AT_THE_TOP) else k: v for k, v in weights.items()}
     policy = FlowPolicy(config)
     _fill(policy, weights, Path(folder))
     return policy.eval()
 
 
-def _load(folder: Path, name: str, kind: type[Config], nested: type) -> tuple[Config, dict[str, Tensor]]:
+def _load(folder: Path, name: str, kind: type[Config]) -> tuple[Config, dict[str, Tensor]]:
     for path in (folder / f"{name}.yaml", folder / f"{name}.safetensors"):
         if not path.is_file():
             raise ValueError(f"wanted trained weights at {path}, got no such file")
     try:
         data = yaml.safe_load((folder / f"{name}.yaml").read_text())
-        if kind is ALAMConfig and isinstance(data, dict) and "standardise" in data:
-            # Before `scale` and `pairs`.
-            data["scale"], data["pairs"] = "standardised" if data.pop("standardise") else "free", "triplet"
-        wanted = {field.name for field in fields(kind)}
-        if not isinstance(data, dict) or set(data) != wanted:
-            got = sorted(data) if isinstance(data, dict) else type(data).__name__
-            raise ValueError(f"{folder / name}.yaml: wanted the fields {sorted(wanted)}, got {got}")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        values["weights"] = nested(**data["weights"])
-        return kind(**values), load_file(folder / f"{name}.safetensors")
+        config = _build(kind, _today(kind, data), f"{folder / name}.yaml")
+        return config, load_file(folder / f"{name}.safetensors")
     except (yaml.YAMLError, TypeError) as error:
         raise ValueError(f"{folder / name}.yaml: wanted a {kind.__name__}, got a damaged file ({error})") from None
     except SafetensorError as error:
         raise ValueError(f"{folder / name}.safetensors: wanted safetensors, got a damaged file ({error})") from None
+
+
+def _today(kind: type, data: Any) -> Any:
+    """The fields that an earlier version wrote -> today's, with what was meant then."""
+    if kind is ALAMConfig and isinstance(data, dict) and "standardise" in data:
+        data = {**data, "pairs": "triplet"}
+        data["scale"] = "standardised" if data.pop("standardise") else "free"
+    if kind is FlowPolicyConfig and isinstance(data, dict) and "width" in data:
+        sizes = {name: data[name] for name in ("width", "heads", "depth")}
+        then = {
+            "coupling": "joint",
+            "mask": "paper",
+            "objective": "flow",
+            "state_dropout": 0.0,
+            "prefix_conditioning": 0,
+        }
+        data = {**{k: v for k, v in data.items() if k not in sizes}, "backbone": sizes, **then}
+        data["weights"] = {"other": 1.0, **data["weights"]}
+    return data
+
+
+def _build(kind: Any, data: Any, where: str) -> Any:
+    """What YAML read -> `kind`: nested dataclasses from dicts, one of a union by its fields, tuples from lists."""
+    if get_origin(kind) is UnionType and isinstance(data, dict):
+        kinds = get_args(kind)
+        kind = next((one for one in kinds if {field.name for field in fields(one)} == set(data)), kinds[0])
+    if not is_dataclass(kind):
+        return tuple(data) if isinstance(data, list) else data
+    wanted = {field.name for field in fields(kind)}
+    if not isinstance(data, dict) or set(data) != wanted:
+        got = sorted(data) if isinstance(data, dict) else type(data).__name__
+        raise ValueError(f"{where}: wanted the fields {sorted(wanted)}, got {got}")
+    hints = get_type_hints(kind)
+    assert isinstance(kind, type)
+    return kind(**{name: _build(hints[name], value, f"{where}: {name}") for name, value in data.items()})
 
 
 def _fill(module: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:

@@ -1,32 +1,21 @@
 """The joint flow's laws: what sees what, what is learned, and that noise becomes data."""
 
-from dataclasses import replace
-
 import pytest
 import torch
+from flow_rig import SMALL, inputs, small_policy, targets
 
-from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig, integrate, interleaved_mask, mix, sample_times
+from alam_models.flow_policy import attention_mask, mix, sample_times
 
-SMALL = FlowPolicyConfig(
-    image_sizes=(32, 16), width=32, heads=2, depth=2, latent_width=8, projected_width=6, horizon=4, text_length=16
-)
-
-
-def small_policy(**changes: object) -> FlowPolicy:
-    torch.manual_seed(0)
-    return FlowPolicy(replace(SMALL, **changes)).eval()  # type: ignore[arg-type]
-
-
-def inputs(batch: int = 2) -> dict[str, object]:
-    return {
-        "images": {"third_person": torch.rand(batch, 3, 32, 32), "wrist": torch.rand(batch, 3, 16, 16)},
-        "text": torch.randint(0, 257, (batch, 16)),
-        "state": torch.randn(batch, 4),
-    }
+ROLES = {
+    "none": ("third_person",),
+    "one": ("third_person",),
+    "two": ("third_person", "wrist"),
+    "three": ("a", "b", "c"),
+}
 
 
 def test_mask_is_that_of_the_paper() -> None:
-    mask = interleaved_mask(2, 2)  # order: z_th z_wr u, z_th z_wr u
+    mask = attention_mask("paper", 2, 2)  # order: z_th z_wr u, z_th z_wr u
     wanted = [
         [1, 1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
@@ -38,21 +27,50 @@ def test_mask_is_that_of_the_paper() -> None:
     assert mask.int().tolist() == wanted
 
 
-def test_actions_never_move_latents_and_later_steps_never_move_earlier_ones() -> None:
-    policy = small_policy()
-    prefix = policy.prefix(**inputs())  # type: ignore[arg-type]
-    latents, actions, tau = torch.randn(2, 4, 2, 6), torch.randn(2, 4, 4), torch.rand(2)
-    v_latents, v_actions = policy.velocity(latents, actions, tau, prefix)
+def test_mask_is_that_of_the_release() -> None:
+    wanted = [
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1, 1],
+    ]
+    assert attention_mask("release", 2, 2).int().tolist() == wanted
 
-    other_latents, _ = policy.velocity(latents, actions + torch.randn_like(actions), tau, prefix)
-    assert torch.equal(v_latents, other_latents)
 
-    moved = latents.clone()
-    moved[:, 2] += 1
-    other_latents, other_actions = policy.velocity(moved, actions, tau, prefix)
-    assert torch.allclose(v_actions[:, :2], other_actions[:, :2], atol=1e-6)
-    assert torch.allclose(v_latents[:, :2], other_latents[:, :2], atol=1e-6)
-    assert not torch.allclose(v_actions[:, 2:], other_actions[:, 2:], atol=1e-4)
+@pytest.mark.parametrize("views", ROLES)
+@pytest.mark.parametrize("mask", ["paper", "release", "full"])
+def test_what_moves_what_in_the_real_network(mask: str, views: str) -> None:
+    """Each token is moved by itself; whose velocity moves must be what the law says, for every pair of tokens."""
+    coupling = "none" if views == "none" else "joint"
+    roles = ROLES[views]
+    policy = small_policy(roles=roles, image_sizes=(16,) * len(roles), mask=mask, coupling=coupling)
+    config = policy.config
+    streams = config.views + 1
+    tokens = config.horizon * streams
+    one = inputs(1, config)
+    images = {role: image.expand(tokens + 1, -1, -1, -1) for role, image in one["images"].items()}
+    prefix = policy.prefix(images, one["text"].expand(tokens + 1, -1), one["state"].expand(tokens + 1, -1))
+    latents, actions = (part.repeat(tokens + 1, *[1] * (part.dim() - 1)) for part in policy.noise(1))
+    for token in range(tokens):  # the batch's last row stays as it is
+        step, stream = divmod(token, streams)
+        (latents[token, step, stream] if stream < config.views else actions[token, step]).add_(1)
+    v_latents, v_actions = policy.velocity(latents, actions, torch.full((tokens + 1,), 0.7), prefix)
+    moved = torch.zeros(tokens, tokens, dtype=torch.bool)  # of whom (row), by whom (column)
+    for token in range(tokens):
+        step, stream = divmod(token, streams)
+        values = v_latents[:, step, stream] if stream < config.views else v_actions[:, step]
+        moved[token] = (values[:-1] - values[-1]).abs().amax(1) > 2e-6
+
+    step, is_action = torch.arange(tokens) // streams, torch.arange(tokens) % streams == config.views
+    not_later = step[:, None] >= step[None, :]
+    law = {
+        "paper": not_later & (is_action[:, None] | ~is_action[None, :]),
+        "release": not_later & ~((step[:, None] == step[None, :]) & ~is_action[:, None] & is_action[None, :]),
+        "full": torch.ones(tokens, tokens, dtype=torch.bool),
+    }
+    assert torch.equal(moved, law[mask])
 
 
 @pytest.mark.parametrize("part", ["images", "text", "state"])
@@ -60,15 +78,29 @@ def test_the_action_depends_on_every_part_of_the_context(part: str) -> None:
     policy = small_policy()
     one, two = inputs(1), inputs(1)
     latents, actions, tau = torch.randn(1, 4, 2, 6), torch.randn(1, 4, 4), torch.rand(1)
-    _, first = policy.velocity(latents, actions, tau, policy.prefix(**one))  # type: ignore[arg-type]
-    _, second = policy.velocity(latents, actions, tau, policy.prefix(**{**one, part: two[part]}))  # type: ignore[arg-type]
+    _, first = policy.velocity(latents, actions, tau, policy.prefix(**one))
+    _, second = policy.velocity(latents, actions, tau, policy.prefix(**{**one, part: two[part]}))
     assert not torch.allclose(first, second, atol=1e-6)
 
 
-def test_euler_recovers_the_data_under_the_exact_velocity() -> None:
-    noise, data = torch.randn(2, 4, 2, 6), torch.randn(2, 4, 2, 6)
-    latents, _ = integrate(lambda x, u, tau: (noise - data, torch.zeros_like(u)), noise, torch.zeros(2, 4, 4), 5)
-    assert torch.allclose(latents, data, atol=1e-5)
+def test_padding_of_the_prefix_is_not_seen() -> None:
+    policy = small_policy()
+    prefix, (latents, actions), tau = policy.prefix(**inputs(1)), policy.noise(1), torch.rand(1)
+    keys_values = [(torch.cat([k, k + 1], 2), torch.cat([v, v + 1], 2)) for k, v in prefix.keys_values]
+    padded = prefix._replace(keys_values=keys_values, valid=torch.cat([prefix.valid, ~prefix.valid], 1))
+    _, wanted = policy.velocity(latents, actions, tau, prefix)
+    _, got = policy.velocity(latents, actions, tau, padded)
+    assert torch.allclose(wanted, got, atol=1e-5)
+
+
+def test_a_time_for_each_step_is_a_time_for_all_where_they_agree() -> None:
+    policy = small_policy()
+    prefix, (latents, actions), tau = policy.prefix(**inputs(2)), policy.noise(2), torch.rand(2)
+    one = policy.velocity(latents, actions, tau, prefix)
+    each = policy.velocity(latents, actions, tau[:, None].expand(-1, 4), prefix)
+    assert torch.equal(one[0], each[0]) and torch.equal(one[1], each[1])
+    own = policy.velocity(latents, actions, tau, prefix, tau_latents=tau / 2)
+    assert not torch.allclose(one[0], own[0], atol=1e-5)
 
 
 def test_flow_time_one_is_noise_and_zero_is_data() -> None:
@@ -96,36 +128,68 @@ def test_fixed_projection_is_orthonormal_frozen_and_undone() -> None:
 def test_learned_projection_is_trained_but_cannot_shrink_its_target() -> None:
     policy = small_policy(latent_projection="learned")
     torch.manual_seed(1)
-    targets = {"latents": torch.randn(2, 4, 2, 8), "actions": torch.randn(2, 4, 4)}
-    policy.loss(**inputs(), **targets)["total"].backward()  # type: ignore[arg-type]
+    policy.loss(**inputs(), **targets())["total"].backward()
     assert policy.projection.grad is not None and policy.projection.grad.abs().max() > 0
     x = torch.randn(1, 4, 2, 6)
     assert torch.allclose(policy.unproject(x) @ policy.projection, x, atol=1e-4)
 
 
+def test_streams_share_the_time_and_not_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, seen = small_policy(), []
+    original = policy.velocity
+    monkeypatch.setattr(policy, "velocity", lambda *given: (seen.append(given), original(*given))[1])
+    zero = {name: torch.zeros_like(value) for name, value in targets().items()}
+    policy.loss(**inputs(), **zero)
+    ((latents, actions, tau, _),) = seen
+    assert len(tau[0].unique()) == 1
+    noise = latents / tau[:, :, None, None]  # the targets are zero
+    assert (noise[:, :, 0] - noise[:, :, 1]).abs().min() > 0
+    assert (noise[:, :, 0, :4] - actions / tau[:, :, None]).abs().min() > 0
+
+
+def test_weights_scale_their_own_stream() -> None:
+    context, wanted = inputs(), targets()
+    terms = small_policy().loss(**context, **wanted, generator=torch.Generator().manual_seed(0))
+    weights = type(SMALL.weights)(third_person=0.5, wrist=0.0, action=3.0)
+    policy = small_policy(weights=weights)
+    total = policy.loss(**context, **wanted, generator=torch.Generator().manual_seed(0))["total"]
+    assert total.item() == pytest.approx((0.5 * terms["third_person"] + 3 * terms["action"]).item(), rel=1e-6)
+    assert weights.of("third camera") == 1.0
+
+
 def test_draws_share_the_prefix_and_average_the_loss() -> None:
     policy = small_policy()
-    context, targets = inputs(2), {"latents": torch.randn(2, 4, 2, 8), "actions": torch.randn(2, 4, 4)}
-    wide = policy.loss(**context, **targets, generator=torch.Generator().manual_seed(0), draws=3)  # type: ignore[arg-type]
-    tripled = {k: v.repeat(3, *[1] * (v.dim() - 1)) for k, v in targets.items()}
-    images = {role: image.repeat(3, 1, 1, 1) for role, image in context["images"].items()}  # type: ignore[attr-defined]
-    text, state = context["text"].repeat(3, 1), context["state"].repeat(3, 1)  # type: ignore[attr-defined]
+    context, wanted = inputs(2), targets(2)
+    wide = policy.loss(**context, **wanted, generator=torch.Generator().manual_seed(0), draws=3)
+    tripled = {k: v.repeat(3, *[1] * (v.dim() - 1)) for k, v in wanted.items()}
+    images = {role: image.repeat(3, 1, 1, 1) for role, image in context["images"].items()}
+    text, state = context["text"].repeat(3, 1), context["state"].repeat(3, 1)
     same = policy.loss(images, text, state, **tripled, generator=torch.Generator().manual_seed(0))
     assert wide["total"].item() == pytest.approx(same["total"].item(), rel=1e-5)
 
 
 def test_a_small_policy_learns_its_one_batch() -> None:
     policy = small_policy().train()
-    context, targets = inputs(4), {"latents": torch.randn(4, 4, 2, 8), "actions": torch.randn(4, 4, 4)}
+    context, wanted = inputs(4), targets(4)
     optimiser = torch.optim.AdamW(policy.parameters(), 3e-3)
     losses = []
     for _ in range(60):
-        loss = policy.loss(**context, **targets, draws=4)["total"]  # type: ignore[arg-type]
+        loss = policy.loss(**context, **wanted, draws=4)["total"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_the_same_seed_gives_the_same_chunk() -> None:
+    policy, context = small_policy(), inputs(2)
+    chunks = [
+        policy.sample(**context, **dict(zip(("noise_latents", "noise_actions"), noise, strict=True)))
+        for noise in (policy.noise(2, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    ]
+    assert torch.equal(chunks[0][0], chunks[1][0]) and torch.equal(chunks[0][1], chunks[1][1])
+    assert not torch.allclose(chunks[0][1], chunks[2][1], atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -134,9 +198,48 @@ def test_a_small_policy_learns_its_one_batch() -> None:
         ({"latent_projection": "none"}, "fixed"),
         ({"projected_width": 9}, "projected_width"),
         ({"image_sizes": (33, 16)}, "image_sizes"),
+        ({"image_sizes": (32,)}, "image_sizes"),
         ({"text_length": 10}, "text_length"),
+        ({"coupling": "loose"}, "two_stage"),
+        ({"objective": "regression"}, "diffusion"),
+        ({"mask": "causal"}, "release"),
+        ({"coupling": "two_stage", "mask": "release"}, "two_stage"),
+        ({"state_dropout": 1.0}, "state_dropout"),
+        ({"prefix_conditioning": 4}, "prefix_conditioning"),
     ],
 )
-def test_impossible_sizes_are_refused(changes: dict[str, object], said: str) -> None:
+def test_impossible_configurations_are_refused(changes: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        replace(SMALL, **changes)  # type: ignore[arg-type]
+        small_policy(**changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "images",
+            {"wrist": torch.rand(2, 3, 16, 16)},
+            r"wanted the roles \('third_person', 'wrist'\), got \('wrist',\)",
+        ),
+        ("images", {"third_person": torch.rand(2, 3, 32, 16), "wrist": torch.rand(2, 3, 16, 16)}, r"\(2, 3, 32, 32\)"),
+        (
+            "images",
+            {"third_person": torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "wrist": torch.rand(2, 3, 16, 16)},
+            "floats in .0, 1., got torch.uint8",
+        ),
+        ("text", torch.zeros(2, 17, dtype=torch.int64), r"text: wanted shape \(2, 16\), got \(2, 17\)"),
+        ("text", torch.zeros(2, 16), "int64"),
+        ("state", torch.zeros(2, 5), r"state: wanted shape \(2, 4\), got \(2, 5\)"),
+        ("latents", torch.randn(2, 4, 1, 8), r"latents: wanted shape \(2, 4, 2, 8\), got \(2, 4, 1, 8\)"),
+        ("actions", torch.randn(2, 6, 4), r"actions: wanted shape \(2, 4, 4\), got \(2, 6, 4\)"),  # another horizon
+    ],
+)
+def test_what_does_not_fit_is_refused(name: str, value: object, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        small_policy().loss(**{**inputs(), **targets(), name: value})
+
+
+def test_noise_of_another_horizon_is_refused() -> None:
+    policy = small_policy()
+    with pytest.raises(ValueError, match=r"latents: wanted shape \(2, 4, 2, 6\), got \(2, 3, 2, 6\)"):
+        policy.sample(**inputs(), noise_latents=torch.randn(2, 3, 2, 6), noise_actions=torch.randn(2, 3, 4))

@@ -1,6 +1,7 @@
 """Transfer behind a pretraining, on a toy dataset: exact resume, export, serving; what the runtime refuses."""
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from alam_models.export import export
 from alam_models.flow_policy import FlowPolicyConfig
 from alam_models.latent_action import ALAMConfig, LossWeights
 from alam_models.runtime import Observation, load_policy
+from alam_models.runtime.sampler import Sampler
+from alam_models.small_backbone import SmallConfig
+from training.configs import TRANSFER
 from training.data.loader import DataConfig
 from training.settings import PretrainConfig, TransferConfig
-from training.train import pretrain, shifted, transfer
+from training.train import main, pretrain, shifted, transfer
 
 ALAM_SIZE = ALAMConfig(
     image_size=32,
@@ -29,7 +33,7 @@ ALAM_SIZE = ALAMConfig(
     scale="whitened",
     weights=LossWeights(perc=0),
 )
-POLICY_SIZE = FlowPolicyConfig(width=32, heads=2, depth=1, projected_width=8, horizon=4)
+POLICY_SIZE = FlowPolicyConfig(backbone=SmallConfig(32, 2, 1), projected_width=8, horizon=4)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,20 @@ def test_transfer_resumes_to_the_bit_exports_and_serves(
     black = {role: np.zeros((128, 128, 3), np.uint8) for role in policy.contract.roles}
     chunk = policy.infer(Observation(black, np.zeros(4), "push the square 0", 5))
     assert chunk.actions.shape == (4, 4) and chunk.latents.shape == (4, 2, 8)
+
+
+@pytest.mark.parametrize("coupling", ["none", "two_stage"])
+def test_variants_are_options_of_transfer(
+    coupling: str, data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = transfer_config(data, encoder, tmp_path / "run")
+    monkeypatch.setitem(TRANSFER, "mini", replace(config, encoder=None if coupling == "none" else encoder))
+    options = ["--model.coupling", coupling, "--model.prefix-conditioning", "2", "--model.state-dropout", "0.1"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "transfer", *options])
+    main()
+    policy = load_policy(export(tmp_path / "run", tmp_path / "bundle"))
+    assert policy.sampler == Sampler("flow", coupling, 2)
+    assert (policy.contract.latent is None) == (coupling == "none")
 
 
 def test_a_lerobot_dataset_gives_both_views_to_the_pretraining(data: Path, encoder: Path) -> None:

@@ -48,6 +48,7 @@ def make_bundle(folder: Path, seed: int = 0, steps: int = STEPS, size: str = "sm
     from alam_models.contract import Latent, Normalisation, Tokenizer, encode_instruction, policy_contract
     from alam_models.export import export
     from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig
+    from alam_models.small_backbone import SmallConfig
     from alam_models.weights import save_weights
     from alam_piper import arm
 
@@ -57,7 +58,7 @@ def make_bundle(folder: Path, seed: int = 0, steps: int = STEPS, size: str = "sm
     width = len(robot.action)
     config = FlowPolicyConfig(horizon=HORIZON, state_width=width, action_width=width)  # mini
     if size == "small":
-        config = replace(config, width=64, depth=2, latent_width=8, projected_width=8)
+        config = replace(config, backbone=SmallConfig(64, depth=2), latent_width=8, projected_width=8)
     home = np.append(arm.HOME[:6], OPENING_M)
     spread = np.array([0.2, 0.1, 0.05, 0.05, 0.05, 0.05, 0.005])
     tokenizer = Tokenizer("bytes", config.text_length)

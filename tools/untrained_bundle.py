@@ -47,10 +47,12 @@ def export_random(
     torch.manual_seed(seed)
     zero, one = (0.0,) * config.state_width, (1.0,) * config.state_width
     width = config.latent_width
-    latents = dict.fromkeys(config.roles, (0.0,) * width), dict.fromkeys(config.roles, (1.0,) * width)
+    roles = config.roles[: config.views]
+    latents = dict.fromkeys(roles, (0.0,) * width), dict.fromkeys(roles, (1.0,) * width)
     statistics = Normalisation(zero, one, centre, (noise,) * config.action_width, *latents)
     tokenizer = Tokenizer("bytes", config.text_length)
-    contract = policy_contract(robot, config.horizon, Latent(queries, width // queries), tokenizer, statistics)
+    latent = Latent(queries, width // queries) if config.views else None
+    contract = policy_contract(robot, config.horizon, latent, tokenizer, statistics)
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch) / "weights"
         save_weights(weights, "policy", FlowPolicy(config).state_dict(), config)

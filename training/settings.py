@@ -72,8 +72,8 @@ class TransferConfig:
 
     data: Path = tyro.MISSING
     """LeRobot dataset with contract.yaml."""
-    encoder: Path = tyro.MISSING
-    """Output folder of `pretrain`."""
+    encoder: Path | None = None
+    """Output folder of `pretrain`; none with --model.coupling none."""
     out: Path = tyro.MISSING
     """Folder for checkpoints, logs and the trained policy; an interrupted run there is resumed."""
     model: FlowPolicyConfig = field(default_factory=FlowPolicyConfig)

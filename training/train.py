@@ -49,19 +49,24 @@ from training.settings import TransferConfig, settings
 
 def transfer(config: TransferConfig) -> None:
     """The joint policy (paper, Sec. 3.3). -> out/policy.safetensors, policy.yaml, contract.yaml, card.yaml."""
+    if (config.encoder is None) != (config.model.coupling == "none"):
+        raise ValueError(
+            "encoder: wanted the output folder of `pretrain`, or none with --model.coupling none; "
+            f"got {config.encoder} with {config.model.coupling}"
+        )
     dataset = LeRobotDataset(config.data)
     training, held_out = split_episodes(len(dataset.episodes), config.seed)
     horizon = config.model.horizon
     starts = chunk_starts(dataset, training, horizon)
     held_out_starts = chunk_starts(dataset, held_out or training, horizon)
 
-    encoder = load_encoder(config.encoder)
+    encoder = load_encoder(config.encoder) if config.encoder else None
     roles = dataset.contract.roles
     frames = {role: frame_cache(dataset, role) for role in roles}
-    latents = {role: transition_cache(dataset, role, frames[role], encoder) for role in roles}
+    latents = {role: transition_cache(dataset, role, frames[role], encoder) for role in roles} if encoder else {}
     normalisation = measure(dataset, training, latents)
     tokenizer = Tokenizer("bytes", config.model.text_length)
-    latent = Latent(encoder.config.queries, encoder.config.latent_width)
+    latent = Latent(encoder.config.queries, encoder.config.latent_width) if encoder else None
     contract = policy_contract(dataset.contract, horizon, latent, tokenizer, normalisation)
     model_config = replace(
         config.model,
@@ -69,14 +74,15 @@ def transfer(config: TransferConfig) -> None:
         image_sizes=tuple(camera.width for camera in contract.cameras),
         state_width=len(contract.state),
         action_width=len(contract.action),
-        latent_width=latent.queries * latent.width,
+        latent_width=latent.queries * latent.width if latent else config.model.latent_width,
     )
     config = replace(config, model=model_config)
 
     state = standardise(dataset.state, normalisation.state_mean, normalisation.state_std)
     action = standardise(dataset.action, normalisation.action_mean, normalisation.action_std)
     latent_mean, latent_std = normalisation.latent_mean, normalisation.latent_std
-    targets = np.stack([standardise(latents[r], latent_mean[r], latent_std[r]) for r in roles], 1)  # (N, V, Q*Z)
+    views = [standardise(latents[r], latent_mean[r], latent_std[r]) for r in latents]
+    targets = np.stack(views, 1) if views else np.zeros((len(action), 0, model_config.latent_width), np.float32)
     tokens = np.stack([encode_instruction(dataset.instruction(i), tokenizer) for i in range(len(dataset.episodes))])
     episode_of = np.repeat(np.arange(len(dataset.episodes)), [row["length"] for row in dataset.episodes])
 
@@ -85,7 +91,7 @@ def transfer(config: TransferConfig) -> None:
     model = FlowPolicy(config.model)
     optimiser = make_optimiser(model, config)
     average = copy_of(model)
-    encoder_hash = transitions_hash(encoder)
+    encoder_hash = transitions_hash(encoder) if encoder else None
     identity = {**settings(config), "data": dataset.fingerprint(), "encoder": encoder_hash}
     first, drawn = resume(config.out, model, optimiser, identity, average)
     if drawn is not None:
@@ -101,7 +107,7 @@ def transfer(config: TransferConfig) -> None:
         **dataset.sources(),
         "settings": settings(config),
         "data": dataset.description(),
-        "encoder": {"hash": encoder_hash, **read_yaml(config.encoder / "card.yaml")},
+        "encoder": {"hash": encoder_hash, **read_yaml(config.encoder / "card.yaml")} if config.encoder else None,
     }
     writer = SummaryWriter(str(config.out / "logs"))
 
@@ -149,10 +155,8 @@ def score(config: Any, weights: dict[str, Tensor], batch: dict[str, Any], seed: 
     model.eval()
     random = torch.Generator().manual_seed(seed)
     terms = {k: v.item() for k, v in model.loss(**batch, generator=random).items()}
-    size, views = len(batch["state"]), len(config.roles)
-    noise_latents = torch.randn(size, config.horizon, views, config.projected_width, generator=random)
-    noise_actions = torch.randn(size, config.horizon, config.action_width, generator=random)
-    _, actions = model.sample(batch["images"], batch["text"], batch["state"], noise_latents, noise_actions)
+    noise = model.noise(len(batch["state"]), random)
+    _, actions = model.sample(batch["images"], batch["text"], batch["state"], *noise)
     return {**terms, "action_error": (actions - batch["actions"]).abs().mean().item()}
 
 

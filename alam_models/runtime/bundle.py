@@ -10,6 +10,7 @@ import yaml
 
 from alam_models.contract import Contract
 from alam_models.runtime.policy import Policy
+from alam_models.runtime.sampler import Sampler
 
 RUNTIMES = ("onnxruntime",)
 FILES = ("prefix.onnx", "step.onnx", "contract.yaml")
@@ -43,14 +44,18 @@ def load_policy(
                 f"bundle {bundle}: {name}: wanted sha256 {wanted}..., got {got[:12]}...; damaged or foreign"
             )
     contract = Contract.load(bundle / "contract.yaml")
+    try:
+        sampler = Sampler(**card.get("sampler", {}))  # earlier bundles say nothing and are joint flow
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{bundle / 'card.yaml'}: sampler: {error}") from None
     for field in ("horizon", "latent", "tokenizer", "normalisation"):
-        if getattr(contract, field) is None:
+        if getattr(contract, field) is None and not (field == "latent" and sampler.coupling == "none"):
             raise ValueError(f"bundle {bundle}: contract.yaml: wanted a policy's contract with {field!r}, got none")
     from alam_models.runtime.onnx import OnnxBackend
 
     backend = OnnxBackend(bundle, contract.roles, threads, provider)
     policy_id = f"{bundle.resolve().name}@{card['sha256']['step.onnx'][:8]}"
-    return Policy(backend, contract, policy_id, steps or int(card["steps"]), int(card["replan"]))
+    return Policy(backend, contract, policy_id, steps or int(card["steps"]), int(card["replan"]), sampler)
 
 
 def read_card(bundle: Path) -> dict[str, Any]:

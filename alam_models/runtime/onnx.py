@@ -72,19 +72,25 @@ class OnnxBackend:
             raise ValueError(
                 f"provider {provider}: wanted {PROVIDERS[provider]} to start, got {', '.join(used)}; {GPU}"
             )
-        shape = next(i.shape for i in self._step.get_inputs() if i.name == "latents")
-        self.latent_shape = (int(shape[1]), int(shape[2]), int(shape[3]))
-        self._keys_values: dict[str, np.ndarray] = {}
+        self._shapes = {i.name: i.shape for i in self._step.get_inputs()}
+        horizon = int(self._shapes["actions"][1])
+        _, _, views, width = self._shapes.get("latents", (1, horizon, len(roles), 0))
+        self.latent_shape = (horizon, int(views), int(width))
+        self._context: dict[str, np.ndarray] = {}  # what the prefix gave, by the names that the step takes
 
     def prefix(self, images: dict[str, np.ndarray], text: np.ndarray, state: np.ndarray) -> None:
         inputs = {role: images[role] for role in self._roles}
-        keys, values = self._prefix.run(["keys", "values"], {**inputs, "text": text, "state": state})
-        self._keys_values = {"keys": keys, "values": values}
+        given = self._prefix.run(None, {**inputs, "text": text, "state": state})
+        self._context = dict(zip((output.name for output in self._prefix.get_outputs()), given, strict=True))
 
-    def velocity(self, latents: np.ndarray, actions: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
-        inputs = {"latents": latents, "actions": actions, "tau": np.array([tau], np.float32), **self._keys_values}
-        v_latents, v_actions = self._step.run(["latent_velocity", "action_velocity"], inputs)
-        return v_latents, v_actions
+    def velocity(
+        self, latents: np.ndarray, actions: np.ndarray, tau_latents: np.ndarray, tau_actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        given = {"latents": latents, "actions": actions, "tau_latents": tau_latents, **self._context}
+        one_for_all = len(self._shapes["tau"]) == 1  # as in bundles whose card has no `sampler`
+        given["tau"] = tau_actions[:, 0] if one_for_all else tau_actions
+        said = self._step.run(None, {name: given[name] for name in self._shapes})
+        return (said[0], said[1]) if len(said) == 2 else (latents, said[0])
 
 
 def _load_tensorrt() -> None:

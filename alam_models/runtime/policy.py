@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from alam_models.contract import Contract, encode_instruction, prepare_frame, standardise, unstandardise
+from alam_models.runtime.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Observation:
 
 @dataclass(frozen=True)
 class Chunk:
-    """actions (H, A) float32 in contract units; latents (H, V, P) float32 as generated: projected and standardised."""
+    """actions (H, A) float32 in contract units; latents (H, V, P) float32 as generated: projected and standardised.
+    P is 0 where the policy generates none."""
 
     actions: np.ndarray
     latents: np.ndarray
@@ -35,38 +37,53 @@ class Chunk:
 class Backend(Protocol):
     """The two graphs of a bundle on one inference library."""
 
-    latent_shape: tuple[int, int, int]  # (H, V, P)
+    latent_shape: tuple[int, int, int]  # (H, V, P), P = 0 where the policy generates none
 
     def prefix(self, images: dict[str, np.ndarray], text: np.ndarray, state: np.ndarray) -> None:
         """images {role: (1, h, w, 3) uint8}, text (1, L) int64, state (1, S) standardised; the result stays inside."""
 
-    def velocity(self, latents: np.ndarray, actions: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
-        """(1, H, V, P) and (1, H, A) at flow time tau -> velocities of the same shapes, against the last prefix."""
+    def velocity(
+        self, latents: np.ndarray, actions: np.ndarray, tau_latents: np.ndarray, tau_actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(1, H, V, P) and (1, H, A), each step at its own flow time (1, H) float32 -> what the network says of them,
+        of the same shapes, against the last prefix."""
 
 
-def integrate(backend: Backend, latents: np.ndarray, actions: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noise (1, H, V, P) and (1, H, A) float32 -> data of the same shapes: Euler from tau = 1 to 0 (Eq. 15)."""
-    size = np.float32(1 / steps)
-    for k in range(steps):
-        v_latents, v_actions = backend.velocity(latents, actions, 1 - k / steps)
-        latents, actions = latents - size * v_latents, actions - size * v_actions
-    return latents, actions
+def generate(
+    backend: Backend, sampler: Sampler, latents: np.ndarray, actions: np.ndarray, steps: int, given: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Noise (1, H, V, P) and (1, H, A) float32, whose first `given` of H steps are data already -> data (Eq. 15)."""
+
+    def network(z: np.ndarray, u: np.ndarray, tau_z: float, tau_u: float | None) -> tuple[np.ndarray, np.ndarray]:
+        taus = [np.full((1, u.shape[1]), 1.0 if tau is None else tau, np.float32) for tau in (tau_z, tau_u)]
+        for tau in taus:
+            tau[:, :given] = 0
+        return backend.velocity(z, u, *taus)
+
+    made: tuple[np.ndarray, np.ndarray] = sampler.generate(network, latents, actions, steps, given)
+    return made
 
 
 class Policy:
     """Prepares frames, standardises, integrates Eq. 15 from tau = 1 to 0, and returns to contract units."""
 
-    def __init__(self, backend: Backend, contract: Contract, policy_id: str, steps: int, replan: int) -> None:
+    def __init__(
+        self, backend: Backend, contract: Contract, policy_id: str, steps: int, replan: int, sampler: Sampler
+    ) -> None:
         self.contract = contract
         self.id = policy_id
         self.steps = steps
         self.replan = replan
+        self.sampler = sampler
         self._backend = backend
 
-    def infer(self, observation: Observation, seed: int = 0) -> Chunk:
+    def infer(self, observation: Observation, seed: int = 0, committed: Chunk | None = None, delay: int = 0) -> Chunk:
         """The same observation (its id included) and seed give the same chunk, to the bit on one runtime.
 
-        Raises ValueError, saying what was wanted, when the observation does not fit the contract."""
+        committed: the rows of the previous chunk from this observation on; its first `delay` rows, which will have been
+        executed before this chunk can be, are the first of this chunk, too.
+        Raises ValueError, saying what was wanted, when the observation does not fit the contract or the policy was not
+        trained to go on from so many rows."""
         begin = time.perf_counter()
         contract, statistics = self.contract, self.contract.normalisation
         assert statistics is not None and contract.tokenizer is not None
@@ -85,10 +102,30 @@ class Policy:
         noise = np.random.default_rng([seed, observation.id])
         latents = noise.standard_normal((1, *self._backend.latent_shape), np.float32)
         actions = noise.standard_normal((1, self._backend.latent_shape[0], len(contract.action)), np.float32)
-        latents, actions = integrate(self._backend, latents, actions, self.steps)
+        if committed is not None:
+            self._check(committed, delay)
+            latents[0, :delay] = committed.latents[:delay]
+            actions[0, :delay] = standardise(committed.actions[:delay], statistics.action_mean, statistics.action_std)
+        latents, actions = generate(self._backend, self.sampler, latents, actions, self.steps, delay)
         # Nothing is clipped here: the gate before the actuator tells an overshoot from a fault.
         commands = unstandardise(actions[0], statistics.action_mean, statistics.action_std)
         return Chunk(commands, latents[0], time.perf_counter() - begin)
+
+    def _check(self, committed: Chunk, delay: int) -> None:
+        """Raises ValueError unless this policy can go on from the first `delay` committed rows."""
+        horizon, views, width = self._backend.latent_shape
+        rows = len(committed.actions)
+        if not 0 <= delay <= min(rows, self.sampler.committed):
+            raise ValueError(
+                f"delay: wanted at most the {rows} committed rows and the {self.sampler.committed} that the policy was "
+                f"trained to go on from (prefix_conditioning), got {delay}"
+            )
+        wanted = (rows, len(self.contract.action)), (rows, views, width)
+        got = committed.actions.shape, committed.latents.shape
+        if got != wanted or rows > horizon:
+            raise ValueError(
+                f"committed: wanted actions {wanted[0]}, latents {wanted[1]}, at most {horizon} rows, got {got}"
+            )
 
     def warm_up(self) -> float:
         """Two inferences on black frames; -> seconds of the second."""
