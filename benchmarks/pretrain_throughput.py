@@ -1,13 +1,14 @@
 """Pretraining steps of ALAM beside the straightforward implementation, in one run.
 
-    python benchmarks/pretrain_throughput.py --size mini base --json pretrain_throughput.json
+    python benchmarks/pretrain_throughput.py --size mini base --data data/metaworld-mini --json pretrain_throughput.json
 
 Measures, in turn on the same random triplets, a training step of the model (forward and backward; then with clipping
 and AdamW) and the same step with the four pairs each by themselves (tests/four_pass.py, which gives the same loss and
 gradients), once with the fused attention kernel and once with attention as in a textbook. Utilisation is the step's
 floating-point operations, counted on the model that is measured (attention's backward pass as twice its forward), over
-what this machine does in float32 matrix products in the same seconds with the same threads. LPIPS is left out: its
-backbone is a download, and it costs all alike."""
+what this machine does in float32 matrix products in the same seconds with the same threads. With --data, what the
+loader of that size's settings gives when nobody else computes, beside what a step with the optimiser takes. LPIPS is
+left out: its backbone is a download, and it costs all alike."""
 
 from __future__ import annotations
 
@@ -17,8 +18,10 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +37,13 @@ from four_pass import four_passes  # noqa: E402
 
 from alam_models.latent_action import ALAM, ALAMConfig  # noqa: E402
 from training.configs import PRETRAIN  # noqa: E402
+from training.data.loader import TripletLoader, load_corpus, loading_rate  # noqa: E402
+from training.data.mixture import load_mixture  # noqa: E402
+from training.settings import PretrainConfig  # noqa: E402
 
 BATCH = {"mini": 32, "base": 2, "paper": 1, "release": 1}  # triplets a step that fit a small machine
 MATMUL = 2048  # side of the square product that gives the machine's rate
-GOALS = {"times four passes": 1.5, "utilisation": 0.5}
+GOALS = {"times four passes": 1.5, "utilisation": 0.5, "loader, times the model": 3.0}
 
 
 def measure(config: ALAMConfig, batch: int, seconds: float, compiled: bool) -> dict[str, Any]:
@@ -88,8 +94,17 @@ def measure(config: ALAMConfig, batch: int, seconds: float, compiled: bool) -> d
         "times four passes, textbook": np.median(times["four passes, textbook"]) / ours,
         "times four passes at equal utilisation": flops["four passes"] / flops["model"],
         "steps": figures,
-        # What a data loader feeds, in triplets/s, belongs here beside figures["model + optimiser"]["triplets/s"].
     }
+
+
+def feed(config: PretrainConfig, data: Path, seconds: float) -> float:
+    """-> triplets per second that the loader gives at this size; frames decoded before where the settings say so."""
+    with tempfile.TemporaryDirectory() as folder:
+        reads = replace(config.data, mixture=data, cache=Path(folder) if config.data.cache_frames else None)
+        corpus = load_corpus(reads, config.model.image_size)
+        loader = TripletLoader(reads, "training", config.model.image_size, config.batch, config.seed, corpus=corpus)
+        with closing(loader):
+            return loading_rate(loader, seconds)
 
 
 def backward(model: ALAM, forward: Callable[[], dict[str, Tensor]]) -> None:
@@ -135,7 +150,11 @@ def report(size: str, figures: dict[str, Any]) -> None:
         "times four passes",
         "times four passes, textbook",
         "times four passes at equal utilisation",
+        "loader [triplets/s]",
+        "loader, times the model",
     ):
+        if name not in figures:
+            continue
         goal = f"   goal {GOALS[name]:g}  {'ok' if figures[name] >= GOALS[name] else 'MISSED'}" if name in GOALS else ""
         print(f"  {name:40s} {figures[name]:6.2f}{goal}")
 
@@ -147,8 +166,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="a size (default %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default %(default)s")
     parser.add_argument("--compile", action="store_true", help="the model through torch.compile")
+    parser.add_argument("--data", type=Path, help="as of train.py pretrain: measure the loader on it, too")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     arguments = parser.parse_args()
+    if arguments.data:
+        try:
+            load_mixture(arguments.data)
+        except ValueError as error:
+            parser.error(f"--data: {error}")
     torch.set_num_threads(arguments.threads)
     print(f"{cpu()}, {arguments.threads} threads, torch {torch.__version__}, float32")
     results: dict[str, Any] = {"machine": cpu(), "threads": arguments.threads, "torch": torch.__version__}
@@ -156,6 +181,10 @@ def main() -> None:
     for size in arguments.size:
         batch = arguments.batch or BATCH[size]
         results[size] = measure(PRETRAIN[size].model, batch, arguments.seconds, arguments.compile)
+        if arguments.data:
+            rate = feed(PRETRAIN[size], arguments.data, arguments.seconds / 3)
+            results[size]["loader [triplets/s]"] = rate
+            results[size]["loader, times the model"] = rate / results[size]["steps"]["model + optimiser"]["triplets/s"]
         report(size, results[size])
         if arguments.json:
             arguments.json.write_text(json.dumps(results, indent=2) + "\n")
