@@ -1,7 +1,8 @@
 """The two ONNX graphs of a policy: the prefix, once per observation, and one step of the sampler.
 
-What the prefix computes and the step reads has one name in both graphs, so that a runtime binds one to the other and need
-not know what it is: `key_0`, `value_0`, `key_1`, ... and, where the prefix is as long as the instruction, `valid`."""
+What the prefix computes and the step reads has one name in both graphs, so that a runtime binds one to the other and
+need not know what it is: `key_0`, `value_0`, `key_1`, ... and, where the prefix is as long as the instruction,
+`valid`."""
 
 from __future__ import annotations
 
@@ -155,8 +156,8 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Scaled dot-product attention in the few operators that runtimes fuse: the exporter's own scales a copy of all keys
-    and searches every layer for NaN. Here every token sees something, so that none can arise."""
+    """Scaled dot-product attention in the few operators that runtimes fuse: the exporter's own scales a copy of all
+    keys and searches every layer for NaN. Here every token sees something, so that none can arise."""
     assert not is_causal and not enable_gqa and dropout_p == 0
     factor = op.Constant(value_float=scale or query.shape[-1] ** -0.5)
     scores = op.MatMul(op.Mul(query, factor), op.Transpose(key, perm=[0, 1, 3, 2]))

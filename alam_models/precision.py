@@ -19,8 +19,8 @@ HANDED_ON = ("key_", "value_")  # how what the prefix hands to the step is calle
 
 
 def convert(path: Path, precision: str, kept: set[str]) -> None:
-    """The float32 graph at `path` becomes one of a precision of PRECISIONS with the same inputs and outputs, except that
-    in fp16 keys and values are float16. kept: names of nodes that stay in float32."""
+    """The float32 graph at `path` becomes one of a precision of PRECISIONS with the same inputs and outputs, except
+    that in fp16 keys and values are float16. kept: names of nodes that stay in float32."""
     if precision == "fp32":
         return
     model = onnx.load(path)

@@ -1,5 +1,5 @@
-"""TensorRT and CUDA's runtime as far as alam_models/runtime/tensorrt_runtime.py uses them, on the CPU: an engine is its ONNX
-graph, run by ONNX Runtime on memory that only its addresses name."""
+"""TensorRT and CUDA's runtime as far as alam_models/runtime/tensorrt_runtime.py uses them, on the CPU: an engine is its
+ONNX graph, run by ONNX Runtime on memory that only its addresses name."""
 
 from __future__ import annotations
 

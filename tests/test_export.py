@@ -1,4 +1,4 @@
-"""A bundle is its policy, in every precision: verified before it is written, and nothing is made twice while it runs."""
+"""A bundle is its policy, in every precision: verified before it is written, served from buffers that stay."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import pytest
 import torch
 import yaml
 
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+
+import onnx
 
 from alam_models import export as exporter
 from alam_models.contract import Contract, encode_instruction

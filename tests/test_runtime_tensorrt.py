@@ -1,5 +1,5 @@
-"""TensorRT: what it reads and builds (tensorrt-rtx, without a GPU), how the runtime moves memory (a stand-in), and on a GPU
-whether it agrees."""
+"""TensorRT: what it reads and builds (tensorrt-rtx, without a GPU), how the runtime moves memory (a stand-in), and
+whether it agrees (on a GPU)."""
 
 from __future__ import annotations
 

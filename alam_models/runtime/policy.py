@@ -51,8 +51,8 @@ class Backend(Protocol):
     def velocity(
         self, latents: np.ndarray, actions: np.ndarray, tau_latents: np.ndarray, tau_actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(1, H, V, P) and (1, H, A), each step at its own flow time (1, H) float32 -> what the network says of them, of
-        the same shapes, against the last prefix. They lie in the backend's own buffers, until the next call."""
+        """(1, H, V, P) and (1, H, A), each step at its own flow time (1, H) float32 -> what the network says of them,
+        of the same shapes, against the last prefix. They lie in the backend's own buffers, until the next call."""
 
 
 def fill(buffer: np.ndarray, values: np.ndarray, name: str) -> None:

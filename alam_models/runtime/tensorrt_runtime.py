@@ -110,7 +110,7 @@ class TensorrtBackend:
                     self._host[name] = np.zeros(_sized(shape, 0), trt.nptype(kind))
                 context.set_tensor_address(name, self._memory[name])
         self._follow = sorted(handed_on)
-        self._gives = [name for name in ("latent_velocity", "action_velocity") if name in self._host]
+        self._gives: list[str] = [name for name in ("latent_velocity", "action_velocity") if name in self._host]
         horizon = self._host["actions"].shape[1]
         _, _, views, width = self.shapes.get("latents", (1, horizon, sum(len(s) == 4 for s in self.shapes.values()), 0))
         self.latent_shape = (horizon, views or 0, width or 0)
