@@ -59,10 +59,12 @@ def to_int8(model: ModelProto, kept: set[str]) -> ModelProto:
     """Weights in 8 bits with a scale for each column, activations brought to 8 bits as they come, with one scale each:
     what CPUs multiply fastest. What comes out of a GELU has outliers that spoil one scale for all; those products have
     their weights in blocks instead, and activations with a scale a block, at the speed of float32."""
+    held = logging.NullHandler()  # this module would set the whole process's logging up when it is imported
+    logging.getLogger().addHandler(held)
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
+    logging.getLogger().removeHandler(held)
     products = {node.name for node in model.graph.node if node.op_type == "MatMul"}
     after = after_gelu(model)
     blocks = MatMulNBitsQuantizer(

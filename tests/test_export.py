@@ -21,6 +21,8 @@ pytest.importorskip("onnxruntime")
 import onnx
 
 from alam_models import export as exporter
+from alam_models import graphs
+from alam_models import precision as precisions
 from alam_models.contract import Contract, encode_instruction
 from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig
 from alam_models.pi0 import SIZES
@@ -115,6 +117,24 @@ def weights(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path
     save_weights(folder, "policy", FlowPolicy(config).state_dict(), config)
     shutil.copy(tiny_bundle / "contract.yaml", folder)
     return folder
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow), "int8"])
+def test_weights_too_large_for_one_file_lie_beside_the_graph(
+    precision: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for owner in (graphs, precisions):
+        monkeypatch.setattr(owner, "INLINE_BYTES", 1000)
+    bundle = exporter.export(weights, tmp_path / "bundle", precision=precision)
+    beside = {"prefix.onnx.data", "step.onnx.data"}
+    assert beside < set(read_card(bundle)["sha256"]) == {path.name for path in bundle.iterdir()} - {"card.yaml"}
+    assert (bundle / "step.onnx").stat().st_size < 200_000 < (bundle / "step.onnx.data").stat().st_size * 5
+    assert load_policy(bundle, threads=1).warm_up() > 0
+    data = bytearray((bundle / "step.onnx.data").read_bytes())
+    data[0] ^= 1
+    (bundle / "step.onnx.data").write_bytes(data)
+    with pytest.raises(ValueError, match=r"step\.onnx\.data: wanted sha256"):
+        load_policy(bundle)
 
 
 def test_what_disagrees_with_pytorch_is_not_written(
