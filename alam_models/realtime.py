@@ -22,10 +22,8 @@ def soft_mask(horizon: int, overlap: int, delay: int) -> Tensor:
     Raises ValueError unless 0 <= delay <= overlap <= horizon."""
     if not 0 <= delay <= overlap <= horizon:
         raise ValueError(f"wanted 0 <= delay <= committed steps <= horizon {horizon}, got {delay} and {overlap}")
-    left = ((overlap - torch.arange(horizon)) / (overlap - delay + 1)).clamp(0, 1)
-    mask = left * torch.expm1(left) / (math.e - 1)
-    mask[:delay] = 1
-    return mask
+    left = ((overlap - torch.arange(horizon)) / (overlap - delay + 1)).clamp(0, 1)  # 1 up to the delay
+    return left * torch.expm1(left) / (math.e - 1)
 
 
 def guidance_weight(tau: float, largest: float) -> float:

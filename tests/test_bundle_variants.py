@@ -17,6 +17,7 @@ from alam_models.export import export
 from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig, Intervention
 from alam_models.runtime import Chunk, Observation, load_policy
 from alam_models.runtime.policy import generate
+from alam_models.runtime.sampler import Sampler
 from alam_models.small_backbone import SmallConfig
 from alam_models.weights import load_policy_weights, save_weights
 from alam_sim.metaworld_env import metaworld_contract
@@ -66,6 +67,23 @@ def test_a_variant_is_exported_and_served(changes: dict[str, Any], tmp_path: Pat
             policy.infer(look(policy), 0, committed=replace(rest, latents=rest.latents[:, :1]), delay=1)
     with pytest.raises(ValueError, match=f"the {most} that the policy was trained to go on from"):
         policy.infer(look(policy), 0, committed=rest, delay=most + 1)
+
+
+def test_the_runtime_tells_the_network_which_steps_are_given() -> None:
+    class Recorder:
+        latent_shape, taus = (4, 2, 3), []  # type: ignore[var-annotated]
+
+        def velocity(
+            self, latents: np.ndarray, actions: np.ndarray, *taus: np.ndarray
+        ) -> tuple[np.ndarray, np.ndarray]:
+            self.taus += taus
+            return np.ones_like(latents), np.ones_like(actions)
+
+    data = np.ones((1, 4, 2, 3), np.float32), np.ones((1, 4, 5), np.float32)
+    made = generate(Recorder(), Sampler(committed=2), *data, 3, given=2)  # type: ignore[arg-type]
+    assert len(Recorder.taus) == 6
+    assert all((tau[:, :2] == 0).all() and (tau[:, 2:] > 0).all() for tau in Recorder.taus)
+    assert all((part[:, :2] == 1).all() and np.allclose(part[:, 2:], 0, atol=1e-6) for part in made)
 
 
 def test_a_bundle_can_be_one_that_is_intervened_in(tmp_path: Path) -> None:

@@ -153,6 +153,17 @@ def test_given_steps_are_clean_in_training_and_their_loss_is_not_counted(monkeyp
     assert torch.allclose(latents[given], (wanted["latents"] @ policy.projection)[given])
 
 
+def test_given_steps_are_data_to_the_network_when_it_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, seen = small_policy(prefix_conditioning=2), []
+    original = policy.velocity
+    monkeypatch.setattr(policy, "velocity", lambda *given: (seen.append((given[2], given[4])), original(*given))[1])
+    latents, actions = policy.noise(2)
+    rest = {"committed_actions": torch.zeros(2, 3, 4), "committed_latents": torch.zeros(2, 3, 2, 8)}
+    policy.sample(**inputs(), noise_latents=latents, noise_actions=actions, **rest, delay=2)
+    assert len(seen) == policy.config.steps
+    assert all((tau[:, :2] == 0).all() and (tau[:, 2:] > 0).all() for taus in seen for tau in taus)
+
+
 def test_given_steps_are_first_and_evenly_many() -> None:
     given = small_policy(prefix_conditioning=3).draw_given(4000, torch.Generator().manual_seed(0), torch.device("cpu"))
     assert not (given[:, 1:] & ~given[:, :-1]).any()
