@@ -307,7 +307,8 @@ class FlowPolicy(nn.Module):
         observation on; its first `delay` steps will have been executed before this chunk can be. A policy trained with
         prefix_conditioning gets those first steps as they are, and wants their latents too, since under the paper's
         mask nothing else tells its latents what was begun; later rows are not used. Any other policy is led towards all
-        L of them (realtime.guided). Raises ValueError for other shapes, and for what cannot be combined."""
+        L of them (realtime.guided), with a weight of at most `guidance`. Raises ValueError for other shapes, and for
+        what cannot be combined."""
         config, batch, device = self.config, len(noise_actions), noise_actions.device
         if intervention is not None and intervention.freeze and config.objective == "diffusion":
             raise ValueError("freeze: wanted objective 'flow', whose noise stays where no velocity moves it")
