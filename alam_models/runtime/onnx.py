@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from alam_models.runtime.policy import fill
+from alam_models.runtime.policy import fill, latent_shape
 
 PROVIDERS = {  # what a person asks for: what ONNX Runtime calls it
     "cpu": "CPUExecutionProvider",
@@ -87,9 +87,7 @@ class OnnxBackend:
         self._buffers = {i.name: np.zeros([n or 0 for n in self.shapes[i.name]], DTYPES[i.type]) for i in inputs}
         self._said = [np.zeros(output.shape, np.float32) for output in self._step.get_outputs()]
         self._bindings: tuple[Any, Any] | None = None  # of both graphs
-        horizon = self._buffers["actions"].shape[1]
-        _, _, views, width = self.shapes.get("latents", (1, horizon, sum(len(s) == 4 for s in self.shapes.values()), 0))
-        self.latent_shape = (horizon, views or 0, width or 0)
+        self.latent_shape = latent_shape(self.shapes)
 
     def prefix(self, images: dict[str, np.ndarray], text: np.ndarray, state: np.ndarray) -> None:
         if self.shapes["text"][1] is None and text.shape != self._buffers["text"].shape:

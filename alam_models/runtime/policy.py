@@ -62,6 +62,14 @@ def fill(buffer: np.ndarray, values: np.ndarray, name: str) -> None:
     buffer[...] = values
 
 
+def latent_shape(shapes: dict[str, Shape]) -> tuple[int, int, int]:
+    """Backend.shapes -> Backend.latent_shape: with no latents, a view for each image."""
+    horizon, views = shapes["actions"][1], sum(len(shape) == 4 for shape in shapes.values())
+    _, _, views, width = shapes.get("latents", (1, horizon, views, 0))
+    assert horizon is not None and views is not None and width is not None
+    return horizon, views, width
+
+
 def words(text: np.ndarray, backend: Backend) -> np.ndarray:
     """text (1, L) int64, padded with 0 behind -> (1, words) without padding, where the graphs take any number."""
     return text if backend.shapes["text"][1] is not None else text[:, : np.count_nonzero(text)]

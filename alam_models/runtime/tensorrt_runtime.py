@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from alam_models.runtime.onnx import engine_folder
-from alam_models.runtime.policy import Shape, fill
+from alam_models.runtime.policy import Shape, fill, latent_shape
 
 NEEDS = "it needs an NVIDIA GPU and the packages of docker/requirements-gpu.txt; or take runtime onnxruntime"
 PREFIX, STEP = "prefix.onnx", "step.onnx"
@@ -111,9 +111,7 @@ class TensorrtBackend:
                 context.set_tensor_address(name, self._memory[name])
         self._follow = sorted(handed_on)
         self._gives: list[str] = [name for name in ("latent_velocity", "action_velocity") if name in self._host]
-        horizon = self._host["actions"].shape[1]
-        _, _, views, width = self.shapes.get("latents", (1, horizon, sum(len(s) == 4 for s in self.shapes.values()), 0))
-        self.latent_shape = (horizon, views or 0, width or 0)
+        self.latent_shape = latent_shape(self.shapes)
 
     def prefix(self, images: dict[str, np.ndarray], text: np.ndarray, state: np.ndarray) -> None:
         if self.shapes["text"][1] is None and text.shape != self._host["text"].shape:
