@@ -59,12 +59,11 @@ def to_int8(model: ModelProto, kept: set[str]) -> ModelProto:
     """Weights in 8 bits with a scale for each column, activations brought to 8 bits as they come, with one scale each:
     what CPUs multiply fastest. What comes out of a GELU has outliers that spoil one scale for all; those products have
     their weights in blocks instead, and activations with a scale a block, at the speed of float32."""
-    held = logging.NullHandler()  # this module would set the whole process's logging up when it is imported
+    held = logging.NullHandler()  # without one, this module and a warning of it set up the whole process's logging
     logging.getLogger().addHandler(held)
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    logging.getLogger().removeHandler(held)
     products = {node.name for node in model.graph.node if node.op_type == "MatMul"}
     after = after_gelu(model)
     blocks = MatMulNBitsQuantizer(
@@ -88,6 +87,7 @@ def to_int8(model: ModelProto, kept: set[str]) -> ModelProto:
             use_external_data_format=weights_size(blocks.model.model) > INLINE_BYTES,
             extra_options={"MatMulConstBOnly": True},
         )
+        logging.getLogger().removeHandler(held)
         return onnx.load(path)
 
 
