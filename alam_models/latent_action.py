@@ -5,6 +5,7 @@ Letters: B batch, N patches of a frame, Q query tokens, Z latent width, D model 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -26,11 +27,11 @@ PAIRS = {"triplet": ((0, 1), (1, 2), (0, 2), (1, 0)), "pair": ((0, 1),)}
 class LossWeights:
     """The five weights of Eq. 9, each 1.0 in the paper (Tab. 6); 0 switches a term off."""
 
-    rec: float = 1.0  # pixel reconstruction
-    perc: float = 1.0  # LPIPS; needs its backbone
-    add: float = 1.0  # composition consistency
-    rev: float = 1.0  # reversal consistency
-    vq: float = 1.0  # VQ commitment
+    rec: float = 1.0  # pixel reconstruction; paper: 1
+    perc: float = 1.0  # LPIPS, needs its backbone; paper: 1
+    add: float = 1.0  # composition consistency; paper: 1
+    rev: float = 1.0  # reversal consistency; paper: 1
+    vq: float = 1.0  # VQ commitment; paper: 1
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,15 @@ class ALAMConfig:
     square 1 in every direction (Whiten), so that no linear map of the head changes the algebraic terms. "standardised":
     each output by itself, nn.BatchNorm1d; older weights have it, whose subtracted mean contradicts Eq. 2."""
 
-    image_size: int = 64  # [px], frames are square; paper: 200
-    patch: int = 16  # [px]; paper: 14
-    width: int = 128  # D; paper: 768
-    heads: int = 4  # paper: 12
-    depth: int = 3  # of the encoder and of the decoder; paper: 12
-    queries: int = 4  # Q; paper: 256
-    latent_width: int = 16  # Z; paper: 128
+    image_size: int = 64  # of the square frames [px]; paper: 200
+    patch: int = 16  # side of a patch [px]; paper: 14
+    width: int = 128  # D, hidden size of the transformers; paper: 768
+    heads: int = 4  # of attention; paper: 12
+    depth: int = 3  # blocks of the encoder, and of the decoder; paper: 12
+    queries: int = 4  # Q, latent tokens of a transition; paper: 256
+    latent_width: int = 16  # Z, numbers in a latent token; paper: 128
     codes: int = 32  # codebook size; paper: 7
-    pairs: Literal["triplet", "pair"] = "triplet"  # the four of Eq. 3, or (a, b) alone: an unstructured LAM
+    pairs: Literal["triplet", "pair"] = "triplet"  # the four of Eq. 3, or (a, b) alone: a LAM; paper: triplet
     scale: Literal["free", "whitened", "standardised"] = "free"  # of the latents; paper: free
     fade_in: int = 0  # training steps over which quantisation sets in; paper: at once
     source_skip: bool = False  # the pixel decoder adds to the source frame; paper: it does not
@@ -68,6 +69,9 @@ class ALAMConfig:
         """Patches along one side; pixels left over at the border (paper: 200 = 14 * 14 + 4) are interpolated away."""
         return self.image_size // self.patch
 
+
+FLOOR = 1e-6  # of a whitened direction's variance, relative to the mean
+UNEVEN = 0.1  # weight of Whiten.uneven
 
 # Tab. 4: the pairs, and the terms that are switched off. All but LAM encode the same four pairs of the same triplets;
 # LAM sees the pair (a, b) of each and nothing else: as many clips in a batch, a third of the reconstructions.
@@ -174,11 +178,15 @@ class Whiten(nn.Module):
 
     The offset, of each query by itself, is the mean over pairs and their reversals: 0 by Eq. 2, whatever is filmed. The
     mean over all pairs is not where scenes drift; subtracting it would write a constant into every transition. The
-    linear map is one for all queries, as the head is. Wants well over Z latents in a batch, all ranks together."""
+    linear map is one for all queries, as the head is. Wants well over Z latents in a batch, all ranks together.
+
+    What is whitened may have any covariance, so training lets it wander until it has no inverse. `uneven` (), 0 where
+    all of its directions are as large, is for the loss: it changes nothing of what comes out (LOG.md)."""
 
     def __init__(self, queries: int, width: int, momentum: float = 0.1) -> None:
         super().__init__()
         self.momentum = momentum
+        self.uneven: Tensor | None = None
         self.offset: Tensor
         self.covariance: Tensor
         self.register_buffer("offset", torch.zeros(queries, width))
@@ -193,10 +201,12 @@ class Whiten(nn.Module):
             covariance = _mean_over_ranks(flat.T @ flat / len(flat))
             self.offset.lerp_(offset.detach(), self.momentum)
             self.covariance.lerp_(covariance.detach(), self.momentum)
-        # A floor relative to the mean variance: no scale is preferred by it. What is not finite stays so: no exception.
-        floor = 1e-3 * covariance.diagonal().mean() + 1e-20
-        identity = torch.eye(len(covariance), dtype=x.dtype, device=x.device)
-        root = torch.linalg.cholesky_ex(covariance + floor * identity).L
+        # A floor relative to the mean variance: no scale is preferred by it, and it is too low to shrink behind.
+        # What is not finite stays so: no exception.
+        mean, identity = covariance.diagonal().mean() + 1e-20, torch.eye(len(covariance), device=x.device)
+        self.uneven = (covariance / mean - identity).square().mean() if self.training else None
+        exact = (covariance / mean).double() + FLOOR * identity
+        root = (torch.linalg.cholesky_ex(exact).L * mean.sqrt()).to(x.dtype)
         flat = torch.linalg.solve_triangular(root.mT, (x - offset).flatten(0, 1), upper=True, left=False)
         return flat.reshape(z.shape).to(z.dtype)
 
@@ -233,10 +243,12 @@ class RelationalEncoder(nn.Module):
         x = torch.cat([query, patches_i + self.frame[0], patches_j + self.frame[1]], 1)
         for block in self.blocks:
             x, _ = block(x)
-        z = self.head(self.norm(x))
-        if isinstance(self.scale, Whiten):
-            return self.scale(z, balanced)
-        return z if self.scale is None else self.scale(z.flatten(1)).view(z.shape)
+        # Eq. 2 is about differences of latents: they stay float32 where the blocks compute in bfloat16.
+        with _float32(x.device):
+            z = self.head(self.norm(x.to(self.head.weight.dtype)))
+            if isinstance(self.scale, Whiten):
+                return self.scale(z, balanced)
+            return z if self.scale is None else self.scale(z.flatten(1)).view(z.shape)
 
     def forward(self, frames_i: Tensor, frames_j: Tensor) -> Tensor:
         """Two frames (B, 3, h, w) in [0, 1] -> z (B, Q, Z), continuous."""
@@ -300,7 +312,8 @@ class ALAM(nn.Module):
         latents = self.encoder.transition(
             _pick(patches, sources), _pick(patches, targets), _balanced_rows(pairs, batch, triplet.device)
         )
-        quantised, codes, commitment = self.quantizer(latents)
+        with _float32(triplet.device):  # sums over many vectors
+            quantised, codes, commitment = self.quantizer(latents)
         prediction = self.decoder(
             quantised[: forward * batch], _pick(patches, sources[:forward]), _pick(frames, sources[:forward])
         )
@@ -316,6 +329,9 @@ class ALAM(nn.Module):
             reported["relative_add"] = relative_error(z_ac - (z_ab + z_bc), z_ac)
             reported["relative_rev"] = relative_error(z_ab + z_ba, z_ab)
         total = sum((getattr(weights, name) * value for name, value in terms.items()), latents.new_zeros(()))
+        if isinstance(self.encoder.scale, Whiten) and self.encoder.scale.uneven is not None:
+            total = total + UNEVEN * self.encoder.scale.uneven
+            reported["uneven"] = self.encoder.scale.uneven
         return {
             **terms,
             **reported,
@@ -331,6 +347,12 @@ def resize(frames: Tensor, side: int) -> Tensor:
     if frames.shape[-2:] == (side, side):
         return frames
     return F.interpolate(frames, (side, side), mode="bilinear", antialias=True)
+
+
+def _float32(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it nothing is rounded to bfloat16, whatever torch.autocast is in force outside."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def _balanced_rows(pairs: Sequence[tuple[int, int]], batch: int, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig
-from alam_models.latent_action import ALAMConfig, RelationalEncoder
+from alam_models.latent_action import ALAM, ALAMConfig, RelationalEncoder
 
 Config = TypeVar("Config", ALAMConfig, FlowPolicyConfig)
 
@@ -35,6 +35,14 @@ def load_encoder(folder: Path | str) -> RelationalEncoder:
     encoder = RelationalEncoder(config)
     _fill(encoder, {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}, Path(folder))
     return encoder.eval().requires_grad_(False)
+
+
+def load_alam(folder: Path | str) -> ALAM:
+    """A pretraining output -> encoder, quantizer and decoder, frozen, in evaluation mode. Raises as load_encoder."""
+    config, weights = _load(Path(folder), "alam", ALAMConfig)
+    model = ALAM(config)
+    _fill(model, weights, Path(folder))
+    return model.eval().requires_grad_(False)
 
 
 def load_policy_weights(folder: Path | str) -> FlowPolicy:

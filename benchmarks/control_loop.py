@@ -4,23 +4,27 @@
 
 Starts the whole graph on an emulated arm and two software cameras (640x480, 30 Hz) with a policy that moves the arm,
 lets it run, and compares what it says of itself before and after: lateness of waking, time to the bus, feedback and
-images lost, pair skew, periods without a command of the policy, memory. Then, for a minute each and beside the same
-graph, a 200 Hz rclpy timer and a loop in the style of the vendor SDK's examples, on an emulated arm of their own; then
-the graph again with a policy that answers 100 ms and 200 ms later. Everything is counted from 15 s after the first
-motion on. The policy is of the size `mini`, whatever it does: without --bundle one is trained first (ten minutes)."""
+images lost, pair skew, periods without a command of the policy, memory; and, beside it, when the machine itself stood
+still. Then, for a minute each and beside the same graph, a 200 Hz rclpy timer and a loop in the style of the vendor
+SDK's examples, on an emulated arm of their own; then the graph again with a policy that answers 100 ms and 200 ms
+later. Everything is counted from 15 s after the first motion on. The policy is of the size `mini`, whatever it does:
+without --bundle one is trained first (ten minutes)."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,7 @@ from tool_main import guarded  # noqa: E402
 PERIOD_S = 0.005
 SETTLE_S = 15.0  # after the first motion, before anything is counted
 ROLES = ("third_person", "wrist")
+THROTTLE = Path("/proc/sys/kernel/sched_rt_runtime_us")  # [us] of each second for real-time threads; -1: no limit
 PROCESSES = ("piper_node", "arm_process_io", "policy_node", "camera_third_person", "camera_wrist", "piper_emulator")
 GOALS = {  # figure -> the most that it may be
     "wake-up error p99.9 [ms]": 0.5,
@@ -45,6 +50,59 @@ GOALS = {  # figure -> the most that it may be
     "starved periods": 0,
     "memory growth [MiB]": 5.0,
 }
+
+
+class Watch:
+    """A process on each core that does nothing but wake every 5 ms, above everything else there: when it is late
+    nothing ran. A virtual machine stood still (its stolen time says so), or the kernel stopped all real-time threads of
+    that core (THROTTLE). Where SCHED_FIFO is not permitted it is late under any load. A context manager."""
+
+    def __init__(self) -> None:
+        make = multiprocessing.get_context("spawn")
+        self._over, self._late = make.Event(), make.Queue()
+        cores = sorted(os.sched_getaffinity(0))
+        self._processes = [
+            make.Process(target=_wake, args=(core, self._over, self._late), daemon=True) for core in cores
+        ]
+
+    def __enter__(self) -> Watch:
+        for process in self._processes:
+            process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def end(self) -> list[tuple[int, float, float, float]]:
+        """-> core, time [s] of time.monotonic(), duration [s] of each standstill of more than a period, and what was
+        stolen from the core [s] in the second that ended with it."""
+        self._over.set()
+        found = [stall for _ in self._processes for stall in self._late.get(timeout=10.0)]
+        return sorted(found, key=lambda stall: stall[1])
+
+
+def _wake(core: int, over: Any, late: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the benchmark
+    os.sched_setaffinity(0, {core})
+    with suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(99))
+    found, deadline, before, looked = [], time.monotonic(), _stolen_s(core), time.monotonic()
+    while not over.is_set():
+        deadline += PERIOD_S
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        behind = time.monotonic() - deadline
+        if behind > PERIOD_S:
+            found.append((core, deadline, behind, _stolen_s(core) - before))
+            deadline = time.monotonic()
+        if deadline - looked > 1.0:
+            before, looked = _stolen_s(core), deadline
+    late.put(found)
+
+
+def _stolen_s(core: int) -> float:
+    """-> what other virtual machines have taken from a core so far."""
+    row = next(line.split() for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
+    return int(row[8]) / os.sysconf("SC_CLK_TCK")
 
 
 class Operator:
@@ -169,9 +227,9 @@ def run_graph(folder: Path, bundle: str, delay_s: float, seconds: float, beside:
     arguments["can"] = str(folder / "arm.sock")
     operator = Operator()
     try:
-        with Graph(arguments, folder / f"graph-{delay_s:g}.log"):
+        with Graph(arguments, folder / f"graph-{delay_s:g}.log"), Watch() as watch:
             images = operator.begin()
-            before = operator.snapshot()
+            began, before = time.monotonic(), operator.snapshot()
             operator.holds.clear()
             memory: dict[str, list[float]] = {name: [] for name in PROCESSES}
             for second in trange(round(seconds), unit="s", desc=f"policy +{delay_s * 1e3:.0f} ms", mininterval=5):
@@ -183,6 +241,10 @@ def run_graph(folder: Path, bundle: str, delay_s: float, seconds: float, beside:
                     print(f"{second} s: {operator.said['piper']['message']}", file=sys.stderr)
             after = operator.snapshot()
             figures = compare(before, after, memory) | {"holds": dict(operator.holds)}
+            stalls = [
+                (core, at - began, late * 1e3, stolen * 1e3) for core, at, late, stolen in watch.end() if at > began
+            ]
+            figures["standstills [core, s, ms, stolen ms]"] = stalls
             later = operator.images()
             figures["images sent"] = later["sent"] - images["sent"]
             figures["images lost"] = figures["images sent"] - (later["got"] - images["got"])
@@ -307,7 +369,9 @@ LOOPS = {"rclpy timer": timer_loop, "SDK example": demo_loop}
 
 def report(results: dict[str, dict[str, Any]]) -> None:
     main_run = results["policy +0 ms"]
-    print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.release()}")
+    throttle = THROTTLE.read_text().strip() if THROTTLE.is_file() else "unknown"
+    print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.release()}", end=", ")
+    print(f"{THROTTLE.name} {throttle}")
     for run, figures in results.items():
         print(f"\n{run}: {figures['ticks']} ticks, {figures['images sent']} images, {figures['chunks']} chunks")
         for name, most in GOALS.items():
@@ -315,6 +379,8 @@ def report(results: dict[str, dict[str, Any]]) -> None:
             print(f"  {name:28s} {figures[name]:10.2f}   goal {most:g}  {verdict}")
         for reason, count in figures["holds"].items():
             print(f"  held, {count} times: {reason}")
+        for core, at, late, stolen in figures["standstills [core, s, ms, stolen ms]"]:
+            print(f"  core {core} stood still for {late:.0f} ms after {at:.0f} s; stolen from it: {stolen:.0f} ms")
         for name in (
             "command to bus p50 [ms]",
             "wake-up error p50 [ms]",
@@ -347,7 +413,7 @@ def main() -> int:
     if arguments.loop:
         np.save(arguments.out, LOOPS[arguments.loop](arguments.channel, arguments.seconds))
         os._exit(0)  # the SDK's threads do not end
-    if min(arguments.minutes, arguments.slow_minutes) < 0.5:
+    if not min(arguments.minutes, arguments.slow_minutes) >= 0.5:  # true for NaN
         parser.error("--minutes, --slow-minutes: wanted at least 0.5")
     os.environ.setdefault("ROS_DOMAIN_ID", "93")
     results: dict[str, dict[str, Any]] = {}

@@ -117,6 +117,7 @@ remove_file() { # PATH SHA256
 
 apply() { # let the running system read what was put or removed
     system systemctl daemon-reload
+    system sysctl --quiet --system
     system udevadm control --reload
     system udevadm trigger --subsystem-match=usb --action=change
 }

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alam_models.latent_action import ALAM, Distance, Whiten, resize
+from alam_models.latent_action import ALAM, UNEVEN, Distance, Whiten, resize
 from alam_models.transformer import Block, CrossAttention
 
 PAIRS = ((0, 1), (1, 2), (0, 2), (1, 0))
@@ -47,6 +47,8 @@ def four_passes(
     if weights.perc and perceptual is not None:
         terms["perc"] = sum(perceptual(p, frames[j]).mean() for p, (_, j) in forward) / 3
     total = sum(getattr(weights, name) * value for name, value in terms.items())
+    if model.training and config.scale == "whitened":
+        total = total + UNEVEN * unevenness(raw)
     return {**terms, "total": total, "codes": torch.cat(every_code), "prediction": torch.stack(predictions[:3])}
 
 
@@ -110,3 +112,11 @@ def scale(model: ALAM, raw: list[Tensor]) -> list[Tensor]:
         there_and_back = torch.cat([torch.arange(batch), torch.arange(3 * batch, 4 * batch)])
         return list(module(z, there_and_back).chunk(4))
     return list(module(z.flatten(1)).view(z.shape).chunk(4))
+
+
+def unevenness(raw: list[Tensor]) -> Tensor:
+    """Latents of the four pairs, before whitening -> (): by the eigenvalues of their covariance over their mean."""
+    offset = (raw[0] + raw[3]).mean(0) / 2
+    flat = (torch.cat(raw) - offset).flatten(0, 1)
+    spectrum = torch.linalg.eigvalsh(flat.T @ flat / len(flat))
+    return (spectrum / spectrum.mean() - 1).square().sum() / len(spectrum) ** 2

@@ -146,7 +146,7 @@ class LiveArm:
 
 def start_node(log, **parameters):
     options = [text for name, value in parameters.items() for text in ("-p", f"{name}:={value}")]
-    command = [sys.executable, "-m", "alam_piper.piper_node", "--ros-args", *options]
+    command = [sys.executable, "-m", "alam_piper.robot_node", "--ros-args", *options]
     with log.open("wb") as output:
         return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
 

@@ -162,10 +162,10 @@ def test_a_gripper_whose_drive_does_not_keep_its_limit_is_a_stop_when_it_lasts(l
     gate = ArmGate(LIMITS, GEOMETRY, GateConfig(max_gripper_effort_nm=limit), PERIOD)
     gate.start(arm.HOME)
     gate.change("enable", "")
-    squeezing = Sensed(arm.HOME, ZERO, measured * np.eye(7)[6], 0.005)
+    squeezing = Sensed(arm.HOME, measured * np.eye(7)[6], 0.005)
     assert gate.stop_reason(squeezing, 1.0) == ""
     assert gate.stop_reason(squeezing, 1.29) == ""
-    assert gate.stop_reason(Sensed(arm.HOME, ZERO, ZERO, 0.005), 1.295) == ""  # a blow does not last
+    assert gate.stop_reason(Sensed(arm.HOME, ZERO, 0.005), 1.295) == ""  # a blow does not last
     assert gate.stop_reason(squeezing, 1.31) == ""
     assert gate.stop_reason(squeezing, 1.6) == ""
     assert ("the gripper presses" in gate.stop_reason(squeezing, 1.62)) == stops
@@ -174,12 +174,12 @@ def test_a_gripper_whose_drive_does_not_keep_its_limit_is_a_stop_when_it_lasts(l
 def test_a_grasp_at_the_limit_and_efforts_of_the_joints_are_no_reason_to_stop():
     gate = moving()
     for tick in range(1000):
-        assert gate.stop_reason(Sensed(arm.HOME, ZERO, np.array([9.0] * 6 + [1.0]), 0.005), tick * PERIOD) == ""
+        assert gate.stop_reason(Sensed(arm.HOME, np.array([9.0] * 6 + [1.0]), 0.005), tick * PERIOD) == ""
 
 
 def test_a_gripper_effort_that_is_no_number_is_a_stop():
     gate = moving()
-    reasons = [gate.stop_reason(Sensed(arm.HOME, ZERO, ZERO * NAN, 0.005), tick * PERIOD) for tick in range(80)]
+    reasons = [gate.stop_reason(Sensed(arm.HOME, ZERO * NAN, 0.005), tick * PERIOD) for tick in range(80)]
     assert not any(reasons[:59]) and "gripper" in reasons[-1]
 
 
@@ -194,9 +194,9 @@ def test_what_passes_is_numbered_and_is_a_copy():
 @pytest.mark.parametrize("measured", [arm.HOME + 0.5, arm.HOME * NAN])
 def test_a_joint_that_does_not_follow_is_a_stop_only_when_it_lasts(measured):
     gate = moving()
-    sensed = Sensed(measured, ZERO, ZERO, 0.005)
+    sensed = Sensed(measured, ZERO, 0.005)
     assert gate.stop_reason(sensed, 1.0) == ""
-    assert gate.stop_reason(Sensed(arm.HOME, ZERO, ZERO, 0.005), 1.05) == ""
+    assert gate.stop_reason(Sensed(arm.HOME, ZERO, 0.005), 1.05) == ""
     assert gate.stop_reason(sensed, 1.09) == ""
     assert gate.stop_reason(sensed, 1.15) == ""
     assert "following error" in gate.stop_reason(sensed, 1.2)
@@ -223,5 +223,5 @@ def test_a_drive_that_lags_is_told_from_a_joint_that_does_not_follow(lag_s, stop
         trajectory.commit(setpoint, tick * PERIOD)
         sent.append(setpoint.position)
         measured = sent[max(0, len(sent) - 1 - round(lag_s / PERIOD))]
-        reasons.append(gate.stop_reason(Sensed(measured, ZERO, ZERO, 0.005), tick * PERIOD))
+        reasons.append(gate.stop_reason(Sensed(measured, ZERO, 0.005), tick * PERIOD))
     assert len(sent) > 100 and any(reasons) == stops

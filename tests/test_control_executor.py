@@ -22,7 +22,7 @@ LIMITS, GEOMETRY = piper_limits(), piper_geometry()
 
 def sensed(executor, **changes):
     position = executor.trajectory.state[0]
-    values = {"position": position, "velocity": 0 * position, "effort": 0 * position, "feedback_age_s": 0.005}
+    values = {"position": position, "effort": 0 * position, "feedback_age_s": 0.005}
     return Sensed(**{**values, **changes})
 
 

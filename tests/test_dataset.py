@@ -1,6 +1,5 @@
 """A dataset read back is what was written, to the bit; samplers keep to their laws; bad data is named."""
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from synthetic import make_dataset, make_episode
 from alam_models.contract import Contract, prepare_frame
 from training.data.frames import frame_cache
 from training.data.lerobot import LeRobotDataset
-from training.data.samplers import TripletSampler, chunk_starts, split_episodes
+from training.data.samplers import chunk_starts, split_episodes
 from training.data.statistics import measure
 from training.data.video import read_video
 
@@ -79,20 +78,6 @@ def test_truncated_video_is_a_sentence(folder: Path, tmp_path: Path) -> None:
         list(read_video(cut, 0, 24, 80.0))
     with pytest.raises(ValueError, match="truncated"):
         list(read_video(video, 140, 24, 80.0))
-
-
-def test_triplets_stay_in_their_episode_with_uniform_gaps(folder: Path) -> None:
-    dataset = LeRobotDataset(folder)
-    sampler = TripletSampler(dataset, list(range(6)), stride=1, max_gap=4)
-    triplets = sampler.draw(20_000, np.random.default_rng(0))
-    assert (triplets // 24 == triplets[:, :1] // 24).all()
-    gaps = np.diff(triplets, axis=1)
-    for column in gaps.T:
-        counts = Counter(column.tolist())
-        assert set(counts) == {1, 2, 3, 4}
-        expected = len(column) / 4
-        chi_square = sum((n - expected) ** 2 / expected for n in counts.values())
-        assert chi_square < 16.3  # 99.9 % quantile of 3 degrees of freedom
 
 
 def test_chunks_lie_inside_their_episode(folder: Path) -> None:

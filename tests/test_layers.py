@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,6 @@ ROS = {
 }
 SIMULATORS = {"mujoco", "metaworld", "gymnasium", "robosuite", "libero", "dm_control"}
 TORCH = {"torch", "torchvision", "lpips", "timm", "transformers", "accelerate"}
-PROGRAMS = {"emulator_node": "piper_emulator"}  # what a person types where it is not the module's name
 CLOCKS = {"time", "datetime", "sched"}
 # Modules of alam_models that import no torch: what the pure and the node modules of ROS packages may use.
 LIGHT = {"alam_models", "alam_models.contract", "alam_models.runtime"}
@@ -137,15 +137,17 @@ def test_launch_files_know_the_launch_api_only(path):
 
 def test_every_executable_is_a_node_module():
     for package in ROS_PACKAGES:
-        setup = PACKAGES / package / "setup.py"
+        setup, start = PACKAGES / package / "setup.py", PACKAGES / package / package / "start.py"
         if not setup.is_file():
             continue
         strings = (node.value for node in ast.walk(ast.parse(setup.read_text())) if isinstance(node, ast.Constant))
         for entry in (word for word in strings if isinstance(word, str) and "=" in word):
             executable, target = (part.strip() for part in entry.split("="))
-            module = target.removeprefix(f"{package}.").removesuffix(":main")
-            plugin = module.partition(":")[0].endswith("_io")  # a class that a library finds by name
-            assert plugin or (module.endswith("_node") and executable in (module, PROGRAMS.get(module)))
+            if target.partition(":")[0].endswith("_io"):  # a class that a library finds by name
+                continue
+            assert target == f"{package}.start:{executable}"
+            started = re.search(rf'^{executable} = partial\(start, "{package}.(\w+_node)"\)$', start.read_text(), re.M)
+            assert started and (start.parent / f"{started[1]}.py").is_file()
 
 
 def test_the_reader_sees_what_runs_at_import_and_what_does_not(tmp_path):

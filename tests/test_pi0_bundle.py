@@ -1,4 +1,4 @@
-"""A policy on the pi0 backbone from its weights on disk to a served bundle, as any other policy."""
+"""A policy on the pi0 backbone is trained, saved, exported and served as any other."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ from untrained_bundle import export_random
 CONFIG = FlowPolicyConfig(
     image_sizes=(28, 28), text_length=24, latent_width=8, projected_width=8, horizon=4, backbone=SIZES["tiny"]
 )
+
+
+def test_the_loss_reaches_every_parameter() -> None:
+    """Ranks that train together wait for the gradient of each."""
+    torch.manual_seed(0)
+    policy = FlowPolicy(CONFIG).train()
+    images = {role: torch.rand(2, 3, 28, 28) for role in CONFIG.roles}
+    text, state = torch.randint(0, 257, (2, 24)), torch.randn(2, CONFIG.state_width)
+    policy.loss(images, text, state, torch.randn(2, 4, 2, 8), torch.randn(2, 4, 4), draws=2)["total"].backward()
+    for name, parameter in policy.named_parameters():
+        assert not parameter.requires_grad or (parameter.grad is not None and parameter.grad.any()), name
 
 
 def test_weights_and_their_sizes_survive_the_disk(tmp_path: Path) -> None:

@@ -427,3 +427,13 @@ def test_a_period_keeps_no_memory(motion):
         assert sys.getallocatedblocks() - before < 100  # of 5,000 periods
     finally:
         gc.enable()
+
+
+def test_leader_mode_on_the_way_to_rest_is_told_to_who_disabled():
+    world = World().enabled()
+    world.driver.disable()
+    world.run(0.5)
+    assert world.driver.phase == "parking" and world.driver.answer == ""
+    world.bus.status, world.bus.status_s = (0, 1, 1, 0), world.now + 1.0
+    world.run(0.5)
+    assert "leader" in world.driver.answer and world.executor.mode == "disabled"

@@ -1,4 +1,4 @@
-"""Both stages on a toy dataset: interrupted and resumed equals uninterrupted to the bit; refusals; export; serving."""
+"""Transfer behind a pretraining, on a toy dataset: exact resume, export, serving; what the runtime refuses."""
 
 import shutil
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from synthetic import make_dataset
 
@@ -18,8 +19,9 @@ from alam_models.runtime import Observation, load_policy
 from alam_models.runtime.sampler import Sampler
 from alam_models.small_backbone import SmallConfig
 from training.configs import TRANSFER
+from training.data.loader import DataConfig
 from training.settings import PretrainConfig, TransferConfig
-from training.train import main, pretrain, shifted, to_frames, transfer
+from training.train import main, pretrain, shifted, transfer
 
 ALAM_SIZE = ALAMConfig(
     image_size=32,
@@ -47,9 +49,8 @@ def encoder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pretrain_config(data: Path, out: Path) -> PretrainConfig:
-    return PretrainConfig(
-        data=data, out=out, model=ALAM_SIZE, max_gap=4, steps=6, batch=4, warm_up=2, log_every=2, save_every=3
-    )
+    frames = DataConfig(data, stride=1, max_gap=4, workers=0)
+    return PretrainConfig(data=frames, out=out, model=ALAM_SIZE, steps=6, batch=4, warm_up=2)
 
 
 def transfer_config(data: Path, encoder: Path, out: Path) -> TransferConfig:
@@ -79,18 +80,6 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 def same_weights(first: Path, second: Path) -> bool:
     one, two = load_file(first), load_file(second)
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-
-
-def test_pretrain_resumes_to_the_bit(
-    data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "run"
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        interrupt_after(patch, 4)
-        pretrain(pretrain_config(data, out))
-    assert (out / "step-00000003").is_dir() and not (out / "alam.safetensors").exists()
-    pretrain(pretrain_config(data, out))
-    assert same_weights(encoder / "alam.safetensors", out / "alam.safetensors")
 
 
 def test_transfer_resumes_to_the_bit_exports_and_serves(
@@ -126,74 +115,18 @@ def test_variants_are_options_of_transfer(
     assert (policy.contract.latent is None) == (coupling == "none")
 
 
-def test_stopped_at_the_final_checkpoint_loses_nothing(
-    data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lerobot_dataset_gives_both_views_to_the_pretraining(data: Path, encoder: Path) -> None:
+    said = yaml.safe_load((encoder / "card.yaml").read_text())["data"]["sources"]["squares"]
+    assert said["views"] == "all" and (said["clips"], said["episodes"]) == (12, 6)
+
+
+def test_nan_stops_the_transfer(data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import training.train as module
 
-    original, out = module.save_checkpoint, tmp_path / "run"
-
-    def stop_after_the_last(folder: Path, step: int, *rest: object) -> None:
-        original(folder, step, *rest)  # type: ignore[arg-type]
-        if step == 6:
-            raise Stop
-
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(module, "save_checkpoint", stop_after_the_last)
-        pretrain(pretrain_config(data, out))
-    pretrain(pretrain_config(data, out))
-    assert same_weights(encoder / "alam.safetensors", out / "alam.safetensors")
-    assert (out / "card.yaml").is_file()
-
-
-def test_another_run_does_not_resume(data: Path, encoder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(encoder, out)
-    config = pretrain_config(data, out)
-    for other, said in [
-        (replace(config, model=replace(ALAM_SIZE, width=64)), r"model\.width 32, got 64"),
-        (replace(config, seed=1), "seed 0, got 1"),
-        (replace(config, data=make_dataset(tmp_path / "other", episodes=5)), "data"),
-    ]:
-        with pytest.raises(ValueError, match=said):
-            pretrain(other)
-    before = (out / "card.yaml").read_bytes()
-    pretrain(config)  # finished: nothing to do, nothing touched
-    assert (out / "card.yaml").read_bytes() == before
-
-
-def test_nothing_pickled_is_written(encoder: Path) -> None:
-    kinds = {path.suffix for path in encoder.rglob("*") if path.is_file() and "logs" not in path.parts}
-    assert kinds == {".safetensors", ".json", ".yaml"}
-
-
-def test_nan_stops_the_training(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import training.train as module
-
-    monkeypatch.setattr(module, "to_frames", lambda *a: to_frames(*a) * torch.nan)
-    with pytest.raises(ValueError, match="loss became nan at step 0"):
-        pretrain(pretrain_config(data, tmp_path / "run"))
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["pretrain", "--data", "/nowhere", "--out", "x"], "/nowhere"),
-        (["pretrain", "--data", "x", "--out", "x", "--stepps", "3"], "stepps"),
-        (["pretrain", "--config", "huge", "--data", "x", "--out", "x"], "mini"),
-        (["fine-tune"], "pretrain"),
-        (["transfer", "--data", "x", "--out", "x"], "encoder"),
-    ],
-)
-def test_bad_commands_are_refused_without_a_traceback(
-    options: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["train.py", *options])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    printed = capsys.readouterr()
-    assert ended.value.code not in (0, None)
-    assert said in f"{ended.value.code}{printed.out}{printed.err}"
+    original = module.to_frames
+    monkeypatch.setattr(module, "to_frames", lambda images: original(images) * torch.nan)
+    with pytest.raises(ValueError, match=r"loss became nan at step 0; there is no checkpoint in"):
+        transfer(transfer_config(data, encoder, tmp_path / "run"))
 
 
 def test_shift_moves_and_repeats_edges() -> None:

@@ -32,7 +32,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-lag", type=float, default=0.3, help="greatest offset [s] (default %(default)s)")
     parser.add_argument("--videos", nargs=2, metavar=("THIRD_PERSON", "WRIST"), help="two video files, not the graph")
     parser.add_argument("--out", type=Path, default=Path("camera_offset.png"), help="picture (default %(default)s)")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    for name in ("seconds", "patience", "max_lag"):
+        if not 0 < getattr(arguments, name) < 3600:
+            parser.error(
+                f"--{name.replace('_', '-')}: wanted seconds between 0 and 3600, got {getattr(arguments, name)}"
+            )
+    return arguments
 
 
 class Seen:

@@ -1,6 +1,6 @@
 """The README's table of faults, from a run of the fault matrix.
 
-ALAM_FAULT_RESULTS=faults.json make test ARGS="-m 'slow or not slow' tests/faults"   # every row, half an hour
+ALAM_FAULT_RESULTS=faults.json make test ARGS="-m 'slow or not slow' tests/faults"   # every row, six minutes
 python tools/fault_table.py faults.json            # rewrites the part of README.md between its two markers
 """
 

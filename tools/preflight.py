@@ -112,13 +112,17 @@ def real_time() -> list[Finding]:
     """A 200 Hz thread for two seconds, with what this account may use."""
     from alam_piper.loop_io import RealTimeLoop
 
-    loop = RealTimeLoop(lambda now: None, 0.005, 80, -1)
+    loop = RealTimeLoop(lambda now: None, 0.005, 80, -1, early_s=0.0)
     warnings = loop.start()
     time.sleep(LISTEN_S)
     loop.stop()
     permitted = not any("SCHED_FIFO" in warning for warning in warnings)
     locked = not any("memory" in warning for warning in warnings)
-    return [check.real_time(permitted, locked, loop.figures.wake.percentile_ms(99.9))]
+    throttle = Path("/proc/sys/kernel/sched_rt_runtime_us")
+    return [
+        check.real_time(permitted, locked, loop.figures.wake.percentile_ms(99.9)),
+        *([check.throttling(int(throttle.read_text()))] if throttle.is_file() else []),
+    ]
 
 
 def storage(folder: Path) -> list[Finding]:

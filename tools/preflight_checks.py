@@ -177,6 +177,14 @@ def real_time(permitted: bool, locked: bool, wake_p999_ms: float) -> Finding:
     return Finding("real time", GREEN, found)
 
 
+def throttling(runtime_us: int) -> Finding:
+    """runtime_us [us]: of each second, what the kernel leaves to real-time threads; -1: all of it."""
+    if runtime_us < 0:
+        return Finding("throttling", GREEN, "the kernel never stops real-time threads")
+    found = f"the kernel stops real-time threads of a core that have run for {runtime_us / 1e3:.0f} ms of a second"
+    return Finding("throttling", YELLOW, found, "sudo docker/host_setup.sh, or kernel.sched_rt_runtime_us=-1 by sysctl")
+
+
 def storage(free_gib: float, write_mb_s: float, shm_mib: float) -> list[Finding]:
     """Room [GiB] and speed [MB/s] where recordings go, shared memory [MiB] for DDS."""
     disk = f"{free_gib:.0f} GiB free, writes {write_mb_s:.0f} MB/s"

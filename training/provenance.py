@@ -21,6 +21,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
 
 
+def write_card(out: Path, card: dict[str, Any]) -> None:
+    """out/card.yaml: what made these weights. Written aside and renamed: a card that is there is whole."""
+    temporary = out / "card.yaml.part"
+    temporary.write_text(yaml.safe_dump(plain(card), sort_keys=False))
+    temporary.rename(out / "card.yaml")
+
+
+def plain(value: Any) -> Any:
+    """Tuples -> lists, for YAML and JSON."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(v) for v in value]
+    return value
+
+
 def _commit() -> str:
     root = Path(__file__).resolve().parent
     try:

@@ -2,42 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from alam_models.flow_policy import FlowPolicyConfig
 from alam_models.latent_action import ALAMConfig
+from training.data.loader import DataConfig
+from training.provenance import plain
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
     """ALAM from action-free video."""
 
-    data: Path = tyro.MISSING
-    """LeRobot dataset; only its frames are read."""
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
     out: Path = tyro.MISSING
-    """Folder for checkpoints, logs and the trained encoder; an interrupted run there is resumed."""
+    """Folder for checkpoints, logs and the trained encoder; an interrupted run there is resumed. Shared by all
+    processes."""
+    variant: Literal["lam", "without_both", "without_rev", "without_add", "alam"] = "alam"
+    """Row of the paper's Table 4: ALAM, or what it is without some of its algebraic terms, or an unstructured LAM that
+    sees the pair (a, b) alone (paper: alam). Decides model.pairs, sets weights that it lacks to 0; the others stay."""
     model: ALAMConfig = field(default_factory=ALAMConfig)
-    backbone: str = "vgg"
-    """LPIPS backbone: vgg, alex or squeeze (used while model.weights.perc is above 0)."""
-    stride: int = 1
-    """Frame-skip: frames between two neighbours of the effective rate (paper: 5, CALVIN 10)."""
-    max_gap: int = 16
-    """Largest gap between two frames of a triplet, in strides (paper: 16)."""
+    backbone: Literal["vgg", "alex", "squeeze"] = "vgg"
+    """LPIPS backbone, used while model.weights.perc is above 0 (paper: not given)."""
     steps: int = 4000
-    """Optimiser steps."""
+    """Optimiser steps (paper: 39 epochs of a length it does not give)."""
     batch: int = 32
-    """Triplets per step (paper: 32 per GPU)."""
+    """Triplets per step and process (paper: 32, on 128 GPUs)."""
+    accumulate: int = 1
+    """Equal parts in which a process computes its batch, one after the other, to save memory. Whitening and codebook
+    then see a part at a time (paper: not given)."""
     learning_rate: float = 1e-4
     """Peak learning rate (paper: 1e-4)."""
     weight_decay: float = 1e-4
     """AdamW weight decay (paper: 1e-4)."""
     warm_up: int = 100
-    """Steps of linear warm-up, then cosine decay to 0."""
+    """Steps of linear warm-up, then cosine decay to 0 (paper: not given)."""
     clip: float = 1.0
-    """Largest gradient norm."""
+    """Largest norm of all gradients together (paper: not given)."""
+    ema: float = 0.0
+    """Decay per step of averaged weights, which are then exported in place of the last step's; 0 for none (paper: not
+    given)."""
+    spike: float = 5.0
+    """End the training when the loss stays above this many times the median of the 100 losses before; 0 for never
+    (paper: not given)."""
+    spike_steps: int = 20
+    """Steps in a row above it that end the training (paper: not given)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products in the transformers; weights, latents and statistics stay float32 (paper: not given)."""
+    compile: bool = False
+    """Transformer blocks through torch.compile; takes a C++ compiler."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Between the processes of torchrun: ddp, each holds all weights; fsdp, each holds its part (FSDP2). One process
+    alone does neither."""
     seed: int = 0
     """Of weights, split and sampling."""
     log_every: int = 50
@@ -84,3 +104,17 @@ class TransferConfig:
     """Steps between TensorBoard scalars."""
     save_every: int = 500
     """Steps between checkpoints and held-out scores."""
+
+
+# Where things lie, how the work is done and when it ends: the trained weights do not depend on it.
+_CIRCUMSTANCES = {"encoder", "out", "log_every", "save_every", "spike", "spike_steps", "compile", "parallel"}
+_CIRCUMSTANCES_OF_DATA = {"mixture", "workers", "prefetch", "keep_open", "cache", "cache_frames"}
+
+
+def settings(config: PretrainConfig | TransferConfig) -> dict[str, Any]:
+    """What decides the weights, as plain values: every option but folders and what changes a few last bits at most."""
+    values: dict[str, Any] = plain({k: v for k, v in asdict(config).items() if k not in _CIRCUMSTANCES})
+    data = values.pop("data")
+    if isinstance(data, dict):
+        values["data"] = {k: v for k, v in data.items() if k not in _CIRCUMSTANCES_OF_DATA}
+    return values

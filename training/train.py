@@ -2,99 +2,49 @@
 
     python training/train.py pretrain --config mini --data data/metaworld-mini --out runs/alam
     python training/train.py transfer --config mini --data data/metaworld-mini --encoder runs/alam --out runs/policy
+    torchrun --nproc-per-node 8 training/train.py pretrain --config paper --data mixture.yaml --out runs/paper
 
 Every field of training/settings.py is an option; `pretrain --help` and `transfer --help` list them. Both stages log
-to TensorBoard under --out and go on where they were stopped."""
+to TensorBoard under --out and go on where they were stopped. The loop of pretrain is in training/pretrain.py."""
 
 from __future__ import annotations
 
 import argparse
-import math
+import os
+import signal
 import sys
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import tyro
-import yaml
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from alam_models.contract import Latent, Tokenizer, encode_instruction, policy_contract, standardise
 from alam_models.flow_policy import FlowPolicy
-from alam_models.latent_action import ALAM, resize
-from alam_models.lpips import PerceptualDistance
 from alam_models.weights import load_encoder, save_weights
-from training.checkpoint import resume, save_checkpoint
+from training.checkpoint import newest, resume, save_checkpoint
 from training.configs import PRETRAIN, TRANSFER
 from training.data.frames import frame_cache
 from training.data.lerobot import LeRobotDataset
-from training.data.samplers import TripletSampler, chunk_starts, split_episodes
+from training.data.samplers import chunk_starts, generator_state, set_generator_state, split_episodes
 from training.data.statistics import measure
 from training.data.transitions import transition_cache, transitions_hash
-from training.provenance import provenance, read_yaml
-from training.settings import PretrainConfig, TransferConfig
-
-
-def pretrain(config: PretrainConfig) -> None:
-    """ALAM from the frames alone (paper, Sec. 3.2). -> out/alam.safetensors, alam.yaml, card.yaml."""
-    dataset = LeRobotDataset(config.data)
-    training, held_out = split_episodes(len(dataset.episodes), config.seed)
-    roles = dataset.contract.roles
-    frames = {role: frame_cache(dataset, role) for role in roles}
-    sampler = TripletSampler(dataset, training, config.stride, config.max_gap)
-    held_out_sampler = TripletSampler(dataset, held_out or training, config.stride, config.max_gap)
-
-    torch.manual_seed(config.seed)
-    generator = np.random.default_rng(config.seed)
-    perceptual = PerceptualDistance(config.backbone) if config.model.weights.perc else None
-    model = ALAM(config.model)
-    optimiser = make_optimiser(model, config)
-    identity = {**settings(config), "data": dataset.fingerprint()}
-    first = resume(config.out, model, optimiser, generator, identity)
-    if first >= config.steps:
-        print(f"{config.out} is trained: {first} steps")
-        return
-    card = {**provenance(), "settings": settings(config), "data": dataset.description()}
-    writer = SummaryWriter(str(config.out / "logs"))
-
-    def batch(source: TripletSampler, size: int, random: np.random.Generator) -> Tensor:
-        """-> (size, 3, 3, h, w) in [0, 1]; each view gives its share."""
-        parts = [
-            to_frames(frames[role][source.draw(n, random)], config.model.grid * config.model.patch)
-            for role, n in zip(roles, split(size, len(roles)), strict=True)
-        ]
-        return torch.cat(parts)
-
-    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", desc="pretrain")
-    for step in bar:
-        terms = model(batch(sampler, config.batch, generator), perceptual)
-        check_finite(terms["total"], step, config.out)
-        optimise(optimiser, model, terms["total"], learning_rate(config, step), config.clip)
-
-        done = step + 1
-        if done % config.log_every == 0:
-            log(writer, "train", terms, done)
-            writer.add_scalar("train/codes_used", terms["codes"].unique().numel(), done)
-            bar.set_postfix(rec=f"{terms['rec'].item():.4f}", add=f"{terms['relative_add'].item():.2f}")
-        if done % config.save_every == 0 or done == config.steps:
-            model.eval()
-            with torch.no_grad():
-                terms = model(batch(held_out_sampler, 64, np.random.default_rng(config.seed)), perceptual)
-            model.train()
-            scores = log(writer, "held_out", terms, done)
-            # Rows: b and c as they are and, below each, as reconstructed from a, for eight triplets.
-            rows = [terms["target"][0], terms["prediction"][0], terms["target"][2], terms["prediction"][2]]
-            writer.add_image("held_out/reconstruction", torch.cat([torch.cat(list(r[:8]), 2) for r in rows], 1), done)
-            write_card(config.out, {**card, "steps": done, "held_out": scores})
-            if done == config.steps:
-                save_weights(config.out, "alam", model.state_dict(), config.model)
-            # The checkpoint comes last: whoever finds the final one finds everything else, too.
-            save_checkpoint(config.out, done, model, optimiser, generator, identity)
-    print(f"encoder at {config.out}; held-out: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+from training.optimiser import (
+    check_finite,
+    clip_gradients,
+    copy_of,
+    learning_rate,
+    make_optimiser,
+    optimise,
+    update_average,
+)
+from training.pretrain import pretrain
+from training.provenance import provenance, read_yaml, write_card
+from training.settings import TransferConfig, settings
 
 
 def transfer(config: TransferConfig) -> None:
@@ -140,10 +90,12 @@ def transfer(config: TransferConfig) -> None:
     generator = np.random.default_rng(config.seed)
     model = FlowPolicy(config.model)
     optimiser = make_optimiser(model, config)
-    average = {name: value.clone() for name, value in model.state_dict().items()}
+    average = copy_of(model)
     encoder_hash = transitions_hash(encoder) if encoder else None
     identity = {**settings(config), "data": dataset.fingerprint(), "encoder": encoder_hash}
-    first = resume(config.out, model, optimiser, generator, identity, average)
+    first, drawn = resume(config.out, model, optimiser, identity, average)
+    if drawn is not None:
+        set_generator_state(generator, drawn)
     if first >= config.steps:
         print(f"{config.out} is trained: {first} steps")
         return
@@ -174,11 +126,11 @@ def transfer(config: TransferConfig) -> None:
     bar = tqdm(range(first, config.steps), initial=first, total=config.steps, unit="step", desc="transfer")
     for step in bar:
         terms = model.loss(**batch(generator.choice(starts, config.batch), config.shift), draws=config.draws)
-        check_finite(terms["total"], step, config.out)
-        optimise(optimiser, model, terms["total"], learning_rate(config, step), config.clip)
-        decay = min(config.ema, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            average[name].lerp_(value, 1 - decay)
+        terms["total"].backward()
+        check_finite("loss", terms["total"].item(), step, config.out)
+        check_finite("the norm of the gradients", clip_gradients(model, config.clip), step, config.out)
+        optimise(optimiser, learning_rate(config, step))
+        update_average(average, model, config.ema, step)
 
         done = step + 1
         if done % config.log_every == 0:
@@ -191,7 +143,7 @@ def transfer(config: TransferConfig) -> None:
             bar.write(f"step {done}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
             save_weights(config.out, "policy", average, config.model)
             write_card(config.out, {**card, "steps": done, "held_out": scores})
-            save_checkpoint(config.out, done, model, optimiser, generator, identity, average)
+            save_checkpoint(config.out, done, model, optimiser, generator_state(generator), identity, average)
     print(f"policy at {config.out}; held-out: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
 
 
@@ -208,12 +160,9 @@ def score(config: Any, weights: dict[str, Tensor], batch: dict[str, Any], seed: 
     return {**terms, "action_error": (actions - batch["actions"]).abs().mean().item()}
 
 
-def to_frames(images: np.ndarray, size: int | None = None) -> Tensor:
-    """(..., h, w, 3) uint8 -> (..., 3, h, w) float32 in [0, 1], resized to size x size [px] where given."""
-    frames = torch.from_numpy(np.array(images)).movedim(-1, -3).float() / 255  # a copy: memory maps are read-only
-    if size is not None and frames.shape[-1] != size:
-        frames = resize(frames.flatten(0, -4), size).view(*frames.shape[:-2], size, size)
-    return frames
+def to_frames(images: np.ndarray) -> Tensor:
+    """(..., h, w, 3) uint8 -> (..., 3, h, w) float32 in [0, 1]."""
+    return torch.from_numpy(np.array(images)).movedim(-1, -3).float() / 255  # a copy: memory maps are read-only
 
 
 def shifted(images: np.ndarray, largest: int, generator: np.random.Generator) -> np.ndarray:
@@ -225,40 +174,6 @@ def shifted(images: np.ndarray, largest: int, generator: np.random.Generator) ->
     rows = np.clip(np.arange(height) + dy, 0, height - 1)
     columns = np.clip(np.arange(width) + dx, 0, width - 1)
     return images[np.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def split(total: int, parts: int) -> list[int]:
-    """7, 2 -> [4, 3]."""
-    return [total // parts + (i < total % parts) for i in range(parts)]
-
-
-def make_optimiser(model: torch.nn.Module, config: PretrainConfig | TransferConfig) -> torch.optim.AdamW:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
-        parameters, config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
-    )
-
-
-def learning_rate(config: PretrainConfig | TransferConfig, step: int) -> float:
-    """Linear warm-up, cosine to zero."""
-    if step < config.warm_up:
-        return config.learning_rate * (step + 1) / config.warm_up
-    progress = (step - config.warm_up) / max(1, config.steps - config.warm_up)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def optimise(optimiser: torch.optim.Optimizer, model: torch.nn.Module, loss: Tensor, rate: float, clip: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimiser.step()
-
-
-def check_finite(loss: Tensor, step: int, out: Path) -> None:
-    if not torch.isfinite(loss):
-        raise ValueError(f"loss became {loss.item()} at step {step}; checkpoints up to then, if any, are in {out}")
 
 
 def log(writer: SummaryWriter, group: str, terms: dict[str, Any], step: int) -> dict[str, float]:
@@ -273,26 +188,6 @@ def log(writer: SummaryWriter, group: str, terms: dict[str, Any], step: int) -> 
     return scalars
 
 
-def settings(config: PretrainConfig | TransferConfig) -> dict[str, Any]:
-    """What decides the weights, as plain values: every option but the folders and how often to log."""
-    values: dict[str, Any] = _plain(asdict(config))
-    return {k: v for k, v in values.items() if k not in ("data", "encoder", "out", "log_every", "save_every")}
-
-
-def write_card(out: Path, card: dict[str, Any]) -> None:
-    """out/card.yaml: what made these weights."""
-    (out / "card.yaml").write_text(yaml.safe_dump(_plain(card), sort_keys=False))
-
-
-def _plain(value: Any) -> Any:
-    """Tuples -> lists, for YAML and JSON."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
-    return value
-
-
 def main() -> None:
     stages: dict[str, tuple[dict[str, Any], Any]] = {"pretrain": (PRETRAIN, pretrain), "transfer": (TRANSFER, transfer)}
     if len(sys.argv) < 2 or sys.argv[1] not in stages:
@@ -303,15 +198,32 @@ def main() -> None:
     parser.add_argument("--config", choices=sorted(configs), default="mini")
     chosen, rest = parser.parse_known_args(sys.argv[2:])
     default = configs[chosen.config]
+    for number in (signal.SIGINT, signal.SIGTERM):  # the second is how torchrun and schedulers say Ctrl-C
+        signal.signal(number, stop)
+    process = f" process {os.environ['RANK']}:" if os.environ.get("RANK", "0") != "0" else ""
+    config = None
     try:
         config = tyro.cli(
-            type(default), default=default, args=rest, prog=f"train.py {sys.argv[1]} --config {chosen.config}"
+            type(default),
+            default=default,
+            args=rest,
+            prog=f"train.py {sys.argv[1]} --config {chosen.config}",
+            description=f"{type(default).__doc__} --config picks the named settings that options start from: "
+            f"{', '.join(configs)}.",
         )
         run(config)
     except (ValueError, OSError) as error:
-        sys.exit(f"train: {error}")
+        sys.exit(f"train:{process} {error}")
     except KeyboardInterrupt:
-        sys.exit("train: stopped; the same command goes on from the last checkpoint")
+        found = newest(config.out) if config else None
+        left = f"the same command goes on from {found}, steps since then are lost" if found else "nothing was saved yet"
+        sys.exit(f"train:{process} stopped; {left}")
+
+
+def stop(*_: Any) -> None:
+    """Ends the program; workers of the loader that the same signal ends are no failure."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from alam_piper import can_frames as wire
 PERIOD_S = 0.005
 PAUSE_S = 0.1  # without commands: what comes after it is a new beginning
 AT_RAD, AT_M = 0.05, 0.005  # of a joint and the gripper: this near to the measured ones a motion may begin
+FRESH_S = 0.05  # feedback that the gate takes a beginning from is no older
 REST_S = 0.2  # without a command that moves: the arm holds
 MOVES_RAD = np.radians(0.0015)  # more than the bus' rounding
 ROUNDING, GRAIN = 1e-5, 1e-11  # relative, and of a position: sums and differences of float64
@@ -82,7 +83,8 @@ def broken_limits(
     the arm was getting power -> what they broke, in words, each kind once with its worst.
 
     From command to command one period passes, however late the loop woke. Motion may begin anew only after a pause or
-    while power comes, and only where the arm is measured; everything else goes on from what was sent before."""
+    while power comes, and only where the arm is measured, or one step from rest there; everything else goes on from
+    what was sent before."""
     worst: dict[str, float] = {}
     when: dict[str, float] = {}  # [s] after the first command
     began: list[str] = []
@@ -94,6 +96,7 @@ def broken_limits(
     last_s, floor = -np.inf, 0.0
     may = np.zeros(7)  # [rad], [m] outside of its limits: an arm that fell may begin there, and only come back
     pasts: list[Past] = []  # what may have been before: a motion that goes on, or one that begins anew, from rest
+    since = 0  # rows since a beginning: after three the pasts that are left are the same
     for row, position, distance, beyond in zip(commands, positions, clear, outside, strict=True):
         span = next((span for span in power if span[0] <= row[0] <= span[1]), None)
         # Just before the first frame that asks for power the arm may still be told to hold where it was.
@@ -118,9 +121,10 @@ def broken_limits(
             worst["clearance"] = max(float(-distance), worst.get("clearance", 0.0))
             when.setdefault("clearance", row[0] - commands[0, 0])
         floor = min(0.0, max(floor, float(distance)))
-        pasts = [_next(past, position, last) for past in good[-2:]]
+        since = 0 if anew else since + 1
+        pasts = [_next(past, position, last) for past in (good[:1] if since > 3 else good)]
         if anew:
-            pasts = [*pasts[:1], (np.zeros(7), np.zeros(7))]
+            pasts = [*pasts[:1], (np.zeros(7), np.zeros(7)), *_first_steps(position, measured, row[0], limits.jerk)]
         elif last is None:
             pasts = [(None, None)]
         last, last_s = position, row[0]
@@ -130,6 +134,13 @@ def broken_limits(
         for name, value in worst.items()
     ]
     return found + list(dict.fromkeys(began))
+
+
+def _first_steps(position: np.ndarray, measured: np.ndarray, at_s: float, jerk: np.ndarray) -> list[Past]:
+    """-> the pasts of a first command (7,) that is already a step away from rest at a place measured just before."""
+    near = measured[(measured[:, 0] <= at_s) & (measured[:, 0] >= at_s - FRESH_S)] if len(measured) else measured
+    steps = position - near[:, 1:8]
+    return [(step, step) for step in steps if (np.abs(step) <= jerk * PERIOD_S**3 * (1 + ROUNDING)).all()]
 
 
 def _next(past: Past, position: np.ndarray, last: np.ndarray | None) -> Past:

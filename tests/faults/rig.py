@@ -245,8 +245,9 @@ class Rig:
 
     def said(self, since_s: float) -> str:
         """-> every mode, reason, fault and diagnostic since a time, one line each, no line twice."""
-        lines = [f"{m.mode}: {m.reason}" for at, m in list(self.heard.status) if at >= since_s]
-        lines += [word for at, m in list(self.heard.status) if at >= since_s for word in m.faults]
+        status = [m for at, m in list(self.heard.status) if at >= since_s]
+        lines = [m.reason if m.reason.startswith(m.mode) else f"{m.mode}: {m.reason}" for m in status]
+        lines += [word for m in status for word in m.faults]
         lines += [f"{node}: {word}" for at, node, word in list(self.heard.words) if at >= since_s]
         return "\n".join(dict.fromkeys(lines))
 

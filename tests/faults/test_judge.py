@@ -86,6 +86,17 @@ def test_a_beginning_away_from_the_arm():
     assert any("nothing was measured" in words for words in judged(both, np.zeros((0, 22))))
 
 
+@pytest.mark.parametrize(("share", "words"), [(1.0, ""), (1.05, "jerk"), (3.0, "jerk")])
+def test_the_first_command_may_be_a_step_from_rest(share, words):
+    """At constant jerk the second step alone is 7/6 of what the limit allows from rest."""
+    first, second = motion(), motion(GOAL, GOAL, duration_s=0.1, at_s=20.0)
+    steps = np.arange(1, len(second) + 1) * PERIOD_S
+    second[:, 1] += share * LIMITS.jerk[0] * steps**3 / 6
+    measured = np.vstack([first, motion(GOAL, GOAL, duration_s=0.1, at_s=19.95)])
+    assert words in " ".join(judged(np.vstack([first, second]), measured))
+    assert bool(words) == bool(judged(np.vstack([first, second]), measured))
+
+
 def test_limits_of_position_and_clearance():
     low = arm.HOME.copy()
     low[1] = -0.01

@@ -3,9 +3,11 @@
 Chosen, not measured: nothing of this size has been trained yet."""
 
 from alam_models.latent_action import ALAMConfig, LossWeights
+from training.data.loader import DataConfig
 from training.settings import PretrainConfig
 
 PRETRAIN = PretrainConfig(
+    data=DataConfig(stride=5, max_gap=16, held_out=0.05, workers=8),
     model=ALAMConfig(
         image_size=128,
         patch=16,
@@ -19,10 +21,10 @@ PRETRAIN = PretrainConfig(
         fade_in=2000,
         weights=LossWeights(add=0.03, rev=0.03, vq=0.03),
     ),
-    stride=5,
     steps=100_000,
     batch=64,
     learning_rate=3e-4,
     warm_up=1000,
+    precision="bfloat16",
     save_every=2000,
 )

@@ -4,9 +4,11 @@ The paper trains 39 epochs, of a length it does not say, with 32 triplets on eac
 warm-up are chosen here."""
 
 from alam_models.latent_action import ALAMConfig
+from training.data.loader import DataConfig
 from training.settings import PretrainConfig
 
 PRETRAIN = PretrainConfig(
+    data=DataConfig(stride=5, max_gap=16, held_out=0.05, workers=8),
     model=ALAMConfig(
         image_size=200,
         patch=14,
@@ -17,12 +19,11 @@ PRETRAIN = PretrainConfig(
         latent_width=128,
         codes=7,
     ),
-    stride=5,
-    max_gap=16,
     steps=400_000,
     batch=32,
     learning_rate=1e-4,
     weight_decay=1e-4,
     warm_up=2000,
+    precision="bfloat16",
     save_every=5000,
 )

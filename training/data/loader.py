@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 class DataConfig:
     """The video a pretraining learns from, and how it is read."""
 
-    mixture: Path = tyro.MISSING
+    mixture: Annotated[Path, tyro.conf.arg(name="data")] = tyro.MISSING
     """YAML file of sources with weights and strides (training/data/mixture.py), or one folder of data: video files, a
     LeRobot dataset, CALVIN or RLDS."""
     stride: int = 5
@@ -140,7 +140,9 @@ class TripletLoader:
             config.visits,
         )
         self.skipped: dict[str, Skipped] = {s.clip: s for s in corpus.skipped}
-        """Every clip found unusable so far, when listed or (by this rank) when read."""
+        """Every clip found unusable so far, when listed or when read."""
+        self.unreadable: list[Skipped] = []
+        """Those found when read."""
         visits = batch // config.per_visit
         workers: dict[str, Any] = {}
         if config.workers:
@@ -173,10 +175,15 @@ class TripletLoader:
                 self.close()
                 raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
             for skipped in batch.skipped:
-                if skipped.clip not in self.skipped:
-                    self.skipped[skipped.clip] = skipped
-                    _log.warning(f"clip skipped: {skipped.clip}: {skipped.why}")
+                self.note(skipped)
             yield batch
+
+    def note(self, skipped: Skipped) -> None:
+        """A clip found unusable, by this loader or another one: counted and named in the log, once."""
+        if skipped.clip not in self.skipped:
+            self.skipped[skipped.clip] = skipped
+            self.unreadable.append(skipped)
+            _log.warning(f"clip skipped: {skipped.clip}: {skipped.why}")
 
     def close(self) -> None:
         """Ends the workers now: left to the garbage collector, that can take seconds. Iterating again starts others."""

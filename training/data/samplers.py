@@ -1,4 +1,4 @@
-"""Which steps of a dataset make a training sample. Each sampler's state is its numpy generator, nothing else."""
+"""Which episodes and steps of a dataset make a training sample of the policy; the state of drawing them."""
 
 from __future__ import annotations
 
@@ -15,35 +15,6 @@ def split_episodes(count: int, seed: int, held_out: float = 0.05) -> tuple[list[
     order = np.random.default_rng([seed, 95]).permutation(count)
     size = max(1, round(count * held_out)) if count > 1 else 0
     return sorted(order[size:].tolist()), sorted(order[:size].tolist())
-
-
-class TripletSampler:
-    """Frame triplets a < b < c of one episode, both gaps uniform on 1..max_gap times the stride (paper, A.1)."""
-
-    def __init__(self, dataset: LeRobotDataset, episodes: list[int], stride: int, max_gap: int) -> None:
-        """Raises ValueError when no episode is long enough for the shortest triplet."""
-        rows = [dataset.episodes[i] for i in episodes]
-        rows = [row for row in rows if row["length"] > 2 * stride]
-        if not rows:
-            raise ValueError(f"{dataset.path}: wanted an episode of more than {2 * stride} frames, got none")
-        self.start = np.array([row["dataset_from_index"] for row in rows])
-        self.length = np.array([row["length"] for row in rows])
-        self.stride, self.max_gap = stride, max_gap
-
-    def draw(self, batch: int, generator: np.random.Generator) -> np.ndarray:
-        """-> (batch, 3) int64 step numbers. Gaps that do not fit into the episode are drawn again."""
-        share = self.length / self.length.sum()
-        out = np.empty((batch, 3), np.int64)
-        todo = np.arange(batch)
-        while len(todo):
-            episode = generator.choice(len(self.start), len(todo), p=share)
-            gaps = generator.integers(1, self.max_gap + 1, (len(todo), 2)) * self.stride
-            free = self.length[episode] - gaps.sum(1)
-            fits = free > 0
-            first = self.start[episode] + (generator.random(len(todo)) * np.maximum(free, 1)).astype(np.int64)
-            out[todo] = np.stack([first, first + gaps[:, 0], first + gaps.sum(1)], 1)
-            todo = todo[~fits]
-        return out
 
 
 def chunk_starts(dataset: LeRobotDataset, episodes: list[int], horizon: int) -> np.ndarray:

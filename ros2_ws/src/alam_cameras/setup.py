@@ -15,6 +15,6 @@ setup(
     ],
     zip_safe=False,
     entry_points={
-        "console_scripts": ["camera_node = alam_cameras.camera_node:main"],
+        "console_scripts": ["camera_node = alam_cameras.start:camera_node"],
     },
 )

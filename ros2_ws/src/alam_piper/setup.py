@@ -16,8 +16,8 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            "piper_node = alam_piper.piper_node:main",
-            "piper_emulator = alam_piper.emulator_node:main",
+            "piper_node = alam_piper.start:piper_node",
+            "piper_emulator = alam_piper.start:piper_emulator",
         ],
         "can.interface": ["alam_socket = alam_piper.can_io:SocketBus"],
     },

@@ -14,5 +14,5 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
     ],
     zip_safe=False,
-    entry_points={"console_scripts": ["policy_node = alam_policy.policy_node:main"]},
+    entry_points={"console_scripts": ["policy_node = alam_policy.start:policy_node"]},
 )

@@ -16,8 +16,8 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            "metaworld_node = alam_sim.metaworld_node:main",
-            "piper_mujoco_node = alam_sim.piper_mujoco_node:main",
+            "metaworld_node = alam_sim.start:metaworld_node",
+            "piper_mujoco_node = alam_sim.start:piper_mujoco_node",
         ]
     },
 )

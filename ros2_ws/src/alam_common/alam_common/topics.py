@@ -140,9 +140,15 @@ TOPICS: tuple[Topic, ...] = (
 )
 
 SERVICES = {
-    "/robot/enable": ("std_srvs/srv/SetBool", "true: motion allowed; false: hold"),
-    "/robot/stop": ("std_srvs/srv/Trigger", "hold now; latched until /robot/reset"),
-    "/robot/reset": ("std_srvs/srv/Trigger", "clear a latched stop; refused while a task runs"),
+    "/robot/enable": (
+        "std_srvs/srv/SetBool",
+        "true: motion allowed, an arm gets power; false: hold, an arm moves slowly to rest, then loses its power",
+    ),
+    "/robot/stop": ("std_srvs/srv/Trigger", "brake and hold now; latched until /robot/reset"),
+    "/robot/reset": (
+        "std_srvs/srv/Trigger",
+        "clear a latched stop; refused while a task runs; an arm that reports an error of its own loses power and sags",
+    ),
     "/robot/home": ("std_srvs/srv/Trigger", "arms: move slowly to the home position; refused while a task runs"),
 }
 RUN_TASK = ("/run_task", "alam_msgs/action/RunTask")

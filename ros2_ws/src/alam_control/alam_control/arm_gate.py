@@ -57,12 +57,11 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class Sensed:
-    """What is known at this period: measured position, velocity (J,) and effort (J,), and ages [s] of the feedback and
-    of each camera. `faults`: what the arm or a person says that forbids motion until reset; `waits`: what forbids it
-    for now."""
+    """What is known at this period: measured position and effort (J,), and ages [s] of the feedback and of each
+    camera. `faults`: what the arm or a person says that forbids motion until reset; `waits`: what forbids it for
+    now."""
 
     position: np.ndarray
-    velocity: np.ndarray
     effort: np.ndarray
     feedback_age_s: float
     camera_ages_s: Mapping[str, float] = field(default_factory=dict)

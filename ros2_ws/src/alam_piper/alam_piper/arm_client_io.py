@@ -28,7 +28,8 @@ class ArmClient:
         fds = (self.shared.fd, theirs_chunks.fileno(), theirs.fileno())
         command = [sys.executable, "-m", "alam_piper.arm_process_io", *map(str, fds)]
         one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # its matrices are of seven joints
-        self._process = subprocess.Popen(command, pass_fds=fds, env=os.environ | one)
+        # Not in the terminal's process group: Ctrl-C is for the node, which says when to end.
+        self._process = subprocess.Popen(command, pass_fds=fds, env=os.environ | one, process_group=0)
         theirs_chunks.close()
         theirs.close()
         self._locks = {self._chunks: Lock(), self._requests: Lock()}

@@ -75,7 +75,7 @@ class ArmProcess:
         self._loop = RealTimeLoop(self._tick, PERIOD_S, settings["priority"], core)
         self._warnings: list[str] = []
         self._command_age, self._to_bus = Histogram(), Histogram()
-        self._accepted = 0
+        self._accepted = self._unreadable = 0
         self._arrivals = Arrivals(PERIOD_S)
         self._said = ("", "")
         self._failure = ""
@@ -120,6 +120,7 @@ class ArmProcess:
 
     def refuse(self, reason: str) -> None:
         """A chunk that the node could not even read."""
+        self._unreadable += 1
         self._executor.why_refused = reason
 
     def task(self, runs: bool) -> None:
@@ -244,7 +245,7 @@ class ArmProcess:
         executor, loop, bus = self._executor, self._loop.figures, self._driver.bus
         values = {
             "chunks_accepted": str(self._accepted),
-            "chunks_rejected": str(executor.rejected),
+            "chunks_rejected": str(executor.rejected + self._unreadable),
             "last_rejection": executor.why_refused,
             "chunks_clipped": str(executor.clipped),
             "splices_limited": str(executor.trajectory.limited),

@@ -234,6 +234,8 @@ class PiperDriver:
             waits.append("leader (teach) mode: the arm takes no commands; switch it off at the arm")
             if self.executor.mode in (HOLDING, MOVING):
                 self.executor.disable(f"disabled: it was in {waits[-1].split(':')[0]}; call /robot/enable")
+                if self.phase == PARKING:
+                    self.answer = f"could not move to rest: {waits[-1]}"
                 self.phase = ASLEEP
         self.waits = tuple(waits)
         return waits
@@ -241,9 +243,7 @@ class PiperDriver:
     def _sensed(self, feedback: Any, now: float, waits: list[str]) -> Sensed:
         ages: Mapping[str, float] = {role: now - stamp for role, stamp in self.camera_stamps.items()}
         faults = self.faults if self.phase != ASLEEP else ()  # without power nothing moves, and nothing is sent
-        return Sensed(
-            feedback.position, feedback.velocity, feedback.effort, self.feedback_age_s, ages, faults, tuple(waits)
-        )
+        return Sensed(feedback.position, feedback.effort, self.feedback_age_s, ages, faults, tuple(waits))
 
     def _gone(self, now: float, why: str) -> None:
         """No bus: nothing can be sent, and what was asked for meanwhile is not done later."""
@@ -256,7 +256,7 @@ class PiperDriver:
     def _think(self, now: float, faults: tuple[str, ...], why: str) -> None:
         """A period in which nothing is sent: requests are taken up, a motion is braked in thought."""
         zero = np.zeros_like(self.executor.limits.low)
-        self.executor.tick(now, Sensed(zero, zero, zero, float("inf"), {}, faults, (why,)))
+        self.executor.tick(now, Sensed(zero, zero, float("inf"), {}, faults, (why,)))
 
     def _ask_firmware(self, bus: Any, now: float) -> None:
         self.firmware = bus.firmware() or self.firmware

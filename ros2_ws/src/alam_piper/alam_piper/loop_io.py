@@ -65,9 +65,12 @@ class LoopFigures:
 class RealTimeLoop:
     """Calls `step(now [s] of time.monotonic())` once a period until `stop`."""
 
-    def __init__(self, step: Callable[[float], None], period_s: float, priority: int, core: int) -> None:
-        """priority: of SCHED_FIFO, 0: none; core: that the loop keeps to, -1: any."""
-        self._step, self._period_s, self._priority, self._core = step, period_s, priority, core
+    def __init__(
+        self, step: Callable[[float], None], period_s: float, priority: int, core: int, early_s: float = EARLY_S
+    ) -> None:
+        """priority: of SCHED_FIFO, 0: none; core: that the loop keeps to, -1: any; early_s [s]: by which it wakes
+        before a deadline and waits for it."""
+        self._step, self._period_s, self._priority, self._core, self._early_s = step, period_s, priority, core, early_s
         self.figures = LoopFigures(Histogram(), Histogram())
         self.warnings: list[str] = []
         self.error: BaseException | None = None
@@ -134,7 +137,7 @@ class RealTimeLoop:
         try:
             while not self._over.is_set():
                 deadline += self._period_s
-                time.sleep(max(0.0, deadline - EARLY_S - time.monotonic()))
+                time.sleep(max(0.0, deadline - self._early_s - time.monotonic()))
                 self._works = True
                 began = time.monotonic()
                 while began < deadline:

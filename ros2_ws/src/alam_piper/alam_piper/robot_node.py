@@ -4,6 +4,7 @@ that process and opens the bus, activate starts its control loop."""
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from array import array
@@ -28,7 +29,7 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
 from alam_common import topics
-from alam_common.base_node import Diagnostics, declare, publisher, refuse_twin, subscribe
+from alam_common.base_node import Diagnostics, declare, publisher, refuse_twin, run_node, subscribe
 from alam_common.convert import fill_stamp, fill_state, read_chunk, stamp_ns
 from alam_common.diagnostics import ERROR, OK, WARN, Rate, Status
 from alam_common.refusal import Refusal
@@ -407,3 +408,11 @@ def _answer(response: Any, success: bool, sentence: str) -> Any:
 def _aborted(handle: ServerGoalHandle, reason: str, steps: int = 0) -> RunTask.Result:
     handle.abort()
     return RunTask.Result(success=False, steps=steps, reason=reason)
+
+
+def main() -> None:
+    sys.exit(run_node("piper", PiperNode, THREADS))
+
+
+if __name__ == "__main__":
+    main()

@@ -165,7 +165,7 @@ class ArmActuator:
             nonlocal hold
             measured = env.joints()
             self._measured, self._time_s = measured[0], number * PERIOD_S
-            passed = executor.tick(self._time_s, Sensed(*measured, feedback_age_s=0.0))
+            passed = executor.tick(self._time_s, Sensed(measured[0], measured[2], feedback_age_s=0.0))
             if passed is not None:
                 self._sent = passed.position
             hold = "" if executor.mode == MOVING else hold or executor.reason  # the first is the cause
