@@ -66,8 +66,8 @@ class OnnxBackend:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Worker threads spin between the operators of a run, and sleep when it ends: the cores then belong to cameras and
-        # control. With fewer cores than threads they would wait for one another.
+        # Worker threads spin between the operators of a run, and sleep when it ends: the cores then belong to cameras
+        # and control. With fewer cores than threads they would wait for one another.
         spin = len(os.sched_getaffinity(0)) >= threads
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
         options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -64,8 +64,8 @@ def fill(buffer: np.ndarray, values: np.ndarray, name: str) -> None:
 
 def latent_shape(shapes: dict[str, Shape]) -> tuple[int, int, int]:
     """Backend.shapes -> Backend.latent_shape: with no latents, a view for each image."""
-    horizon, views = shapes["actions"][1], sum(len(shape) == 4 for shape in shapes.values())
-    _, _, views, width = shapes.get("latents", (1, horizon, views, 0))
+    horizon, images = shapes["actions"][1], sum(len(shape) == 4 for shape in shapes.values())
+    _, _, views, width = shapes.get("latents", (1, horizon, images, 0))
     assert horizon is not None and views is not None and width is not None
     return horizon, views, width
 
