@@ -1,112 +1,85 @@
 """Weights -> bundle: two ONNX graphs, the contract and a card.
 
-    python -m alam_models.export --weights runs/policy --out checkpoints/my-policy
+    python -m alam_models.export --weights runs/policy --out checkpoints/my-policy --precision int8
 
 `prefix.onnx` runs once per observation, `step.onnx` once per step of the sampler. A bundle is written only when ONNX
-Runtime gives the same chunk as PyTorch."""
+Runtime gives the same chunk as PyTorch, within what its precision may cost; the card says what it does cost."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
 import shutil
 import sys
-import warnings
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from torch import Tensor, nn
 
-from alam_models.contract import Contract, encode_instruction
-from alam_models.flow_policy import FlowPolicy, Intervention, shuffled
-from alam_models.runtime.bundle import FILES, digest
+from alam_models.contract import Contract
+from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig, Intervention, shuffled
+from alam_models.graphs import OPSET, example, write_graphs
+from alam_models.precision import PRECISIONS, convert
+from alam_models.runtime.bundle import digest
 from alam_models.runtime.onnx import OnnxBackend
-from alam_models.runtime.policy import generate
-from alam_models.transformer import Prefix
+from alam_models.runtime.policy import generate, words
 from alam_models.weights import load_policy_weights
 
-OPSET = 20  # TensorRT parses this one; 23 fuses attention in a way it refuses
-SMALLEST_COSINE = 0.9999
 INTERVENTIONS = ("freeze", "block", "shuffle")
-
-
-class PrefixGraph(nn.Module):
-    """Frames as they leave prepare_frame -> keys and values (layers, 1, heads, L, D / heads), valid (1, L) bool."""
-
-    def __init__(self, policy: FlowPolicy) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One (1, h, w, 3) uint8 image per role, then text (1, L) int64 and state (1, S) standardised."""
-        *images, text, state = inputs
-        frames = {
-            role: image.permute(0, 3, 1, 2).float() / 255
-            for role, image in zip(self.policy.config.roles, images, strict=True)
-        }
-        keys_values, valid = self.policy.prefix(frames, text, state)
-        return torch.stack([k for k, _ in keys_values]), torch.stack([v for _, v in keys_values]), valid
-
-
-class StepGraph(nn.Module):
-    """One step of the sampler: (1, H, V, P), (1, H, A) and flow times (1, H) -> what the network says of both streams.
-
-    Takes and gives latents only where the policy generates them, and their own time only where it differs."""
-
-    def __init__(self, policy: FlowPolicy, intervention: Intervention | None = None) -> None:
-        super().__init__()
-        self.policy, self.intervention = policy, intervention
-        of_latents = ["latents"] if policy.config.views else []
-        own_time = ["tau_latents"] if policy.config.coupling == "two_stage" else []
-        self.takes = [*of_latents, "actions", "tau", *own_time, "keys", "values", "valid"]
-        self.gives = ["latent_velocity", "action_velocity"][-1 if not of_latents else -2 :]
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(self.takes, inputs, strict=True))
-        actions, config = given["actions"], self.policy.config
-        latents = given.get("latents", actions.new_zeros(1, config.horizon, 0, config.projected_width))
-        prefix = Prefix(list(zip(given["keys"], given["values"], strict=True)), given["valid"])
-        said = self.policy.velocity(latents, actions, given["tau"], prefix, given.get("tau_latents"), self.intervention)
-        return said[-len(self.gives) :]
+COMPARED = 4  # chunks
 
 
 def export(
-    weights: Path, out: Path, measured: dict[str, Any] | None = None, intervention: Intervention | None = None
+    weights: Path,
+    out: Path,
+    measured: dict[str, Any] | None = None,
+    intervention: Intervention | None = None,
+    precision: str = "fp32",
 ) -> Path:
     """A transfer output folder -> a bundle at `out`, whole or not at all; `measured` goes into its card. With an
-    intervention the bundle's policy is the one intervened in, for measurements (Tab. 11).
+    intervention the bundle's policy is the one intervened in, for measurements (Tab. 11). precision: of PRECISIONS.
 
     Raises ValueError when the weights are not there or the graphs disagree with PyTorch, and for a diffusion that is to
     be frozen."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"--precision: wanted one of {tuple(PRECISIONS)}, got {precision!r}")
     if out.resolve() == weights.resolve() or (out / "policy.safetensors").exists():
         raise ValueError(f"--out: wanted a folder of its own, got trained weights at {out}")
     if out.exists() and any(out.iterdir()) and not (out / "step.onnx").exists():
         raise ValueError(f"--out: wanted a new folder or a bundle to replace, got {out} with other files in it")
     policy = load_policy_weights(weights)
-    contract = Contract.load(weights / "contract.yaml")
+    contract, config = Contract.load(weights / "contract.yaml"), policy.config
     training = yaml.safe_load((weights / "card.yaml").read_text()) if (weights / "card.yaml").is_file() else {}
     temporary = out.with_name(out.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        write_graphs(policy, contract, temporary, intervention)
+        wanted = [chunk(policy, contract, seed, intervention) for seed in range(COMPARED)]
+        written = write_graphs(policy, contract, temporary, intervention)
+        del policy  # a large one leaves no room for what comes now
+        for name, kept in written.kept.items():
+            convert(temporary / name, precision, kept)
         contract.save(temporary / "contract.yaml")
-        agreement = compare(policy, contract, temporary, intervention)
+        agreement = compare(wanted, temporary, config, contract, PRECISIONS[precision])
         if measured is not None:
             check_measured(measured, digest(temporary / "step.onnx"))
         card = {
-            "steps": policy.config.steps,
-            "sampler": asdict(policy.config.sampler),
+            "steps": config.steps,
+            "sampler": asdict(config.sampler),
             **({"intervention": asdict(intervention)} if intervention else {}),
-            "replan": training.pop("replan", max(1, policy.config.horizon // 2)),
+            "replan": training.pop("replan", max(1, config.horizon // 2)),
             "tasks": training.pop("tasks", []),
-            "sha256": {name: digest(temporary / name) for name in FILES},
-            "export": {"opset": OPSET, "torch": str(torch.__version__), **agreement},
+            "sha256": {path.name: digest(path) for path in sorted(temporary.iterdir())},
+            "export": {
+                "precision": precision,
+                "prefix_tokens": list(written.prefix_tokens),  # fewest and most
+                "opset": OPSET,
+                "torch": str(torch.__version__),
+                **agreement,
+            },
             "measured": measured or {},
             "training": training,
         }
@@ -125,89 +98,60 @@ def check_measured(measured: dict[str, Any], step_digest: str) -> None:
         raise ValueError(f"--measured: wanted figures of a policy ...@{step_digest[:8]}, got those of {policy}")
 
 
-def write_graphs(
-    policy: FlowPolicy, contract: Contract, folder: Path, intervention: Intervention | None = None
-) -> None:
-    inputs = example(policy, contract)
-    images = [inputs[role] for role in policy.config.roles]
-    observation = (*images, inputs["text"], inputs["state"])
-    outputs = ["keys", "values", "valid"]
-    _write(PrefixGraph(policy), observation, [*policy.config.roles, "text", "state"], outputs, folder / FILES[0])
-    inputs |= dict(zip(outputs, PrefixGraph(policy)(*observation), strict=True))
-    for name in ("tau", "tau_latents"):  # two tensors: of one, the graph would have one input
-        inputs[name] = torch.full((1, policy.config.horizon), 0.5)
-    step = StepGraph(policy, intervention)
-    _write(step, tuple(inputs[name] for name in step.takes), step.takes, step.gives, folder / FILES[1])
+@dataclass(frozen=True)
+class Compared:
+    """A chunk of PyTorch's: inputs (see graphs.example), how many first steps were given, what came out."""
 
-
-def _write(graph: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str], path: Path) -> None:
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of outputs that are constant, as `valid` can be
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            graph.eval(),
-            arguments,
-            input_names=inputs,
-            output_names=outputs,
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # stack traces, with the folders of the machine that exported
-    program.save(str(path), external_data=False)
-
-
-def example(policy: FlowPolicy, contract: Contract, seed: int = 0) -> dict[str, Tensor]:
-    """Random inputs of both graphs, batch 1."""
-    random = torch.Generator().manual_seed(seed)
-    config = policy.config
-    assert contract.tokenizer is not None
-    inputs: dict[str, Tensor] = {
-        role: torch.randint(0, 256, (1, size, size, 3), generator=random, dtype=torch.uint8)
-        for role, size in zip(config.roles, config.image_sizes, strict=True)
-    }
-    inputs["text"] = torch.from_numpy(encode_instruction("open the drawer", contract.tokenizer))[None]
-    inputs["state"] = torch.randn(1, config.state_width, generator=random)
-    inputs["latents"], inputs["actions"] = policy.noise(1, random)
-    return inputs
+    inputs: dict[str, np.ndarray]
+    given: int
+    latents: np.ndarray  # (1, H, V, P), as generated
+    actions: np.ndarray  # (1, H, A), standardised
 
 
 @torch.no_grad()
-def compare(
-    policy: FlowPolicy, contract: Contract, folder: Path, intervention: Intervention | None = None
-) -> dict[str, float]:
-    """Whole chunks, latents and actions, PyTorch against ONNX Runtime -> {"cosine", "largest_error"}, standardised.
+def chunk(policy: FlowPolicy, contract: Contract, seed: int, intervention: Intervention | None = None) -> Compared:
+    """One whole chunk for random inputs; the noise itself stands for what is given."""
+    inputs, config = example(policy, contract, seed), policy.config
+    frames = {role: inputs[role].permute(0, 3, 1, 2).float() / 255 for role in config.roles}
+    noise, given = (inputs["latents"], inputs["actions"]), seed % (config.prefix_conditioning + 1)
+    latents, actions = policy.sample(
+        frames,
+        inputs["text"],
+        inputs["state"],
+        *noise,
+        intervention=intervention,
+        committed_actions=noise[1] if given else None,
+        committed_latents=policy.unproject(noise[0]) if given else None,
+        delay=given,
+    )
+    arrays = {name: value.numpy() for name, value in inputs.items()}
+    return Compared(arrays, given, (latents @ policy.projection).numpy(), actions.numpy())
 
-    Raises ValueError below the bar."""
-    config = policy.config
-    backend = OnnxBackend(folder, contract.roles, threads=1)
+
+def compare(
+    chunks: list[Compared], folder: Path, config: FlowPolicyConfig, contract: Contract, smallest: float
+) -> dict[str, float]:
+    """PyTorch's chunks against ONNX Runtime's -> the smallest cosine of latents and actions, and the largest and mean
+    error of actions, in their standard deviations. Raises ValueError for a cosine below `smallest`."""
+    backend = OnnxBackend(folder, threads=1)
     cosines, errors = [], []
-    for seed in range(4):
-        inputs = example(policy, contract, seed)
-        images = {role: inputs[role] for role in config.roles}
-        frames = {role: image.permute(0, 3, 1, 2).float() / 255 for role, image in images.items()}
-        noise, observation = (inputs["latents"], inputs["actions"]), (frames, inputs["text"], inputs["state"])
-        given = seed % (config.prefix_conditioning + 1)
-        latents, wanted_actions = policy.sample(
-            *observation,
-            *noise,
-            intervention=intervention,
-            committed_actions=noise[1] if given else None,  # the noise itself stands for what is given
-            committed_latents=policy.unproject(noise[0]) if given else None,
-            delay=given,
-        )
-        wanted_latents = latents @ policy.projection  # as generated
-        backend.prefix({r: i.numpy() for r, i in images.items()}, inputs["text"].numpy(), inputs["state"].numpy())
-        got = generate(backend, config.sampler, noise[0].numpy(), noise[1].numpy(), config.steps, given)
-        for wanted, mine in list(zip((wanted_latents, wanted_actions), got, strict=True))[0 if config.views else 1 :]:
-            a, b = wanted.numpy().ravel(), mine.ravel()
-            cosines.append(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
-            errors.append(float(np.abs(a - b).max()))
-    if not (np.isfinite(cosines).all() and min(cosines) >= SMALLEST_COSINE):
-        raise ValueError(f"export: wanted a cosine of at least {SMALLEST_COSINE} to PyTorch, got {cosines}")
-    return {"cosine": round(min(cosines), 8), "largest_error": max(errors)}
+    for one in chunks:
+        images = {role: one.inputs[role] for role in contract.roles}
+        backend.prefix(images, words(one.inputs["text"], backend), one.inputs["state"])
+        noise = one.inputs["latents"], one.inputs["actions"]
+        latents, actions = generate(backend, config.sampler, *noise, config.steps, one.given)
+        errors.append(np.abs(actions - one.actions))
+        for wanted, got in ((one.latents, latents), (one.actions, actions)):
+            if wanted.size:
+                a, b = wanted.ravel().astype(float), got.ravel().astype(float)
+                cosines.append(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
+    if not (np.isfinite(cosines).all() and min(cosines) >= smallest):
+        raise ValueError(f"export: wanted a cosine of at least {smallest} to PyTorch, got {min(cosines):.6f}")
+    return {
+        "cosine": round(min(cosines), 8),
+        "largest_error": float(np.max(errors)),
+        "mean_error": float(np.mean(errors)),
+    }
 
 
 def main() -> None:
@@ -216,6 +160,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     parser.add_argument("--measured", type=Path, help="JSON of tools/run_tasks.py, copied into the card")
     parser.add_argument("--intervention", choices=INTERVENTIONS, help="in the latent stream, to measure what it does")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32", help="default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffled order (default %(default)s)")
     arguments = parser.parse_args()
     try:
@@ -230,12 +175,15 @@ def main() -> None:
                 "block": Intervention(block=True),
                 "shuffle": Intervention(order=shuffled(horizon, arguments.seed)),
             }[arguments.intervention]
-        out = export(arguments.weights, arguments.out, measured, intervention)
+        out = export(arguments.weights, arguments.out, measured, intervention, arguments.precision)
     except (ValueError, OSError) as error:
         sys.exit(f"export: {error}")
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     agreement = yaml.safe_load((out / "card.yaml").read_text())["export"]
-    print(f"bundle at {out}: {size:.1f} MB, cosine to PyTorch {agreement['cosine']:.6f}")
+    print(
+        f"bundle at {out}: {size:.1f} MB, cosine to PyTorch {agreement['cosine']:.6f}, "
+        f"actions off by {agreement['mean_error']:.1e} of their deviation, at most {agreement['largest_error']:.1e}"
+    )
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def generate_launch_description():
             argument("task", TASK, "simulators: task that /run_task does when its goal names none"),
             argument("bundle", [CHECKPOINTS, "/", BUNDLE], "folder of the exported policy"),
             argument("mode", "lockstep", "does the world wait for the policy", ["lockstep", "realtime"]),
-            argument("runtime", "onnxruntime", "library that runs the policy", ["onnxruntime"]),
+            argument("runtime", "onnxruntime", "library that runs the policy", ["onnxruntime", "tensorrt"]),
             argument("provider", "cpu", "where ONNX Runtime computes", ["cpu", "cuda", "tensorrt"]),
             argument("delay", "0.0", "seconds that the policy's answers are held back", ["0.0", "0.1", "0.2", "0.5"]),
             argument("emulate", "false", "robot:=piper without hardware: emulated arm and cameras", ["true", "false"]),

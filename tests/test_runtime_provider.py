@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from alam_models.runtime import load_policy
+from alam_models.runtime.bundle import RUNTIMES
 from alam_models.runtime.onnx import PROVIDERS, engine_folder, execution_providers
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -49,6 +50,7 @@ class FallsBack(types.SimpleNamespace):
             get_available_providers=lambda: ALL,
             preload_dlls=lambda: None,
             SessionOptions=onnxruntime.SessionOptions,
+            OrtValue=onnxruntime.OrtValue,
             InferenceSession=lambda path, options, _: onnxruntime.InferenceSession(path, options, [PROVIDERS["cpu"]]),
         )
 
@@ -76,6 +78,10 @@ def test_node_launch_and_runtime_list_the_same_ones():
     door = (Path(__file__).resolve().parent.parent / "launch/piper.launch.py").read_text()
     listed = ", ".join(f'"{name}"' for name in PROVIDERS)
     assert f'argument("provider", "cpu", "where ONNX Runtime computes", [{listed}])' in door
+    (parameter,) = (each for each in alam_policy.settings.PARAMETERS if each.name == "runtime")
+    assert parameter.choices == RUNTIMES and parameter.default == "onnxruntime"
+    listed = ", ".join(f'"{name}"' for name in RUNTIMES)
+    assert f'argument("runtime", "onnxruntime", "library that runs the policy", [{listed}])' in door
 
 
 @pytest.mark.ros

@@ -31,6 +31,7 @@ def export_random(
     card: dict[str, Any],
     queries: int = QUERIES,
     seed: int = 0,
+    precision: str = "fp32",
 ) -> Path:
     """robot: its contract; config: a FlowPolicyConfig -> a bundle of random weights in `folder`, by the real exporter.
 
@@ -58,7 +59,7 @@ def export_random(
         save_weights(weights, "policy", FlowPolicy(config).state_dict(), config)
         contract.save(weights / "contract.yaml")
         (weights / "card.yaml").write_text(yaml.safe_dump(card))
-        return export(weights, folder)
+        return export(weights, folder, precision=precision)
 
 
 def make_bundle(folder: Path, robot: str, seed: int = 0) -> Path:

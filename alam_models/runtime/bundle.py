@@ -9,11 +9,13 @@ from typing import Any
 import yaml
 
 from alam_models.contract import Contract
-from alam_models.runtime.policy import Policy
+from alam_models.runtime.policy import Backend, Policy, Shape
 from alam_models.runtime.sampler import Sampler
 
-RUNTIMES = ("onnxruntime",)
-FILES = ("prefix.onnx", "step.onnx", "contract.yaml")
+RUNTIMES = ("onnxruntime", "tensorrt")
+PREFIX, STEP = GRAPHS = ("prefix.onnx", "step.onnx")
+FILES = (*GRAPHS, "contract.yaml")
+DATA = ".data"  # ends the name of the weights that lie beside a graph too large for one file
 
 
 def load_policy(
@@ -34,7 +36,7 @@ def load_policy(
     if threads < 1 or (steps is not None and steps < 1):
         raise ValueError(f"wanted at least one thread and one step, got threads {threads}, steps {steps}")
     card = read_card(bundle)
-    for name in FILES:
+    for name in dict.fromkeys((*FILES, *card["sha256"])):
         if not (bundle / name).is_file():
             raise ValueError(f"bundle {bundle}: wanted {name}, got no such file; export it again")
         got = digest(bundle / name)
@@ -51,11 +53,44 @@ def load_policy(
     for field in ("horizon", "latent", "tokenizer", "normalisation"):
         if getattr(contract, field) is None and not (field == "latent" and sampler.coupling == "none"):
             raise ValueError(f"bundle {bundle}: contract.yaml: wanted a policy's contract with {field!r}, got none")
-    from alam_models.runtime.onnx import OnnxBackend
-
-    backend = OnnxBackend(bundle, contract.roles, threads, provider)
+    backend = _backend(bundle, card, contract, runtime, threads, provider)
+    check_shapes(backend.shapes, contract, bundle)
     policy_id = f"{bundle.resolve().name}@{card['sha256']['step.onnx'][:8]}"
     return Policy(backend, contract, policy_id, steps or int(card["steps"]), int(card["replan"]), sampler)
+
+
+def _backend(bundle: Path, card: dict[str, Any], contract: Contract, runtime: str, threads: int, where: str) -> Backend:
+    if runtime == "onnxruntime":
+        from alam_models.runtime.onnx import OnnxBackend
+
+        return OnnxBackend(bundle, threads, where)
+    from alam_models.runtime.tensorrt_runtime import TensorrtBackend
+
+    about = card.get("export", {})
+    if about.get("precision") not in ("fp32", "fp16") or "prefix_tokens" not in about:
+        raise ValueError(
+            f"runtime tensorrt: wanted a bundle that was exported with --precision fp16 or fp32, got "
+            f"{about.get('precision', 'one of an earlier version')}; export it again or take runtime onnxruntime"
+        )
+    hashes = {
+        name: hashlib.sha256("".join(card["sha256"].get(n, "") for n in (name, name + DATA)).encode()).hexdigest()
+        for name in GRAPHS
+    }
+    assert contract.tokenizer is not None
+    fewest, most = about["prefix_tokens"]
+    return TensorrtBackend(bundle, hashes, (1, contract.tokenizer.length), (fewest, most))
+
+
+def check_shapes(shapes: dict[str, Shape], contract: Contract, bundle: Path) -> None:
+    """Raises ValueError, naming the input, where graphs want other frames, rows or words than the contract says."""
+    assert contract.tokenizer is not None
+    wanted: dict[str, Shape] = {camera.role: (1, camera.height, camera.width, 3) for camera in contract.cameras}
+    wanted["state"], wanted["text"] = (1, len(contract.state)), (1, contract.tokenizer.length)
+    wanted["actions"] = (1, contract.horizon, len(contract.action))
+    for name, shape in wanted.items():
+        got = shapes.get(name)
+        if got is None or len(got) != len(shape) or any(n not in (None, m) for n, m in zip(got, shape, strict=True)):
+            raise ValueError(f"bundle {bundle}: {name}: wanted {shape} as in contract.yaml, got {got} in its graphs")
 
 
 def read_card(bundle: Path) -> dict[str, Any]:
@@ -76,4 +111,5 @@ def read_card(bundle: Path) -> dict[str, Any]:
 
 
 def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

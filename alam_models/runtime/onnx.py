@@ -9,11 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from alam_models.runtime.policy import fill, latent_shape
+
 PROVIDERS = {  # what a person asks for: what ONNX Runtime calls it
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int64)": np.int64,
+}  # of what comes from outside
 GPU = "it needs an NVIDIA GPU and the packages of docker/requirements-gpu.txt in place of onnxruntime; or take cpu"
 
 
@@ -41,9 +48,9 @@ def engine_folder() -> Path:
 
 
 class OnnxBackend:
-    """See Backend in policy.py."""
+    """See Backend in policy.py. What the prefix graph computes, the step graph reads where it lies."""
 
-    def __init__(self, bundle: Path, roles: tuple[str, ...], threads: int, provider: str = "cpu") -> None:
+    def __init__(self, bundle: Path, threads: int, provider: str = "cpu") -> None:
         """provider: a key of PROVIDERS. Raises ValueError when ONNX Runtime or the provider is not there, or refuses a
         graph."""
         try:
@@ -59,9 +66,11 @@ class OnnxBackend:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Spinning worker threads would take the cores from cameras and control.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._roles = roles
+        # Worker threads spin between the operators of a run, and sleep when it ends: the cores then belong to cameras
+        # and control. With fewer cores than threads they would wait for one another.
+        spin = len(os.sched_getaffinity(0)) >= threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._prefix = onnxruntime.InferenceSession(bundle / "prefix.onnx", options, providers)
             self._step = onnxruntime.InferenceSession(bundle / "step.onnx", options, providers)
@@ -72,25 +81,54 @@ class OnnxBackend:
             raise ValueError(
                 f"provider {provider}: wanted {PROVIDERS[provider]} to start, got {', '.join(used)}; {GPU}"
             )
-        self._shapes = {i.name: i.shape for i in self._step.get_inputs()}
-        horizon = int(self._shapes["actions"][1])
-        _, _, views, width = self._shapes.get("latents", (1, horizon, len(roles), 0))
-        self.latent_shape = (horizon, int(views), int(width))
-        self._context: dict[str, np.ndarray] = {}  # what the prefix gave, by the names that the step takes
+        self._on_host = onnxruntime.OrtValue.ortvalue_from_numpy  # without a copy
+        self._device = "cpu" if provider == "cpu" else "cuda"
+        self._handed_on = [output.name for output in self._prefix.get_outputs()]
+        inputs = [i for i in (*self._prefix.get_inputs(), *self._step.get_inputs()) if i.name not in self._handed_on]
+        self.shapes = {i.name: tuple(n if isinstance(n, int) else None for n in i.shape) for i in inputs}
+        self._buffers = {i.name: np.zeros([n or 0 for n in self.shapes[i.name]], DTYPES[i.type]) for i in inputs}
+        self._said = [np.zeros(output.shape, np.float32) for output in self._step.get_outputs()]
+        self._bindings: tuple[Any, Any] | None = None  # of both graphs
+        self.latent_shape = latent_shape(self.shapes)
 
     def prefix(self, images: dict[str, np.ndarray], text: np.ndarray, state: np.ndarray) -> None:
-        inputs = {role: images[role] for role in self._roles}
-        given = self._prefix.run(None, {**inputs, "text": text, "state": state})
-        self._context = dict(zip((output.name for output in self._prefix.get_outputs()), given, strict=True))
+        if self.shapes["text"][1] is None and text.shape != self._buffers["text"].shape:
+            self._buffers["text"], self._bindings = np.zeros((1, text.shape[1]), np.int64), None
+        for name, values in {**images, "text": text, "state": state}.items():
+            fill(self._buffers[name], values, name)
+        if self._bindings is None:
+            self._bindings = self._bind()
+        else:
+            self._prefix.run_with_iobinding(self._bindings[0])
 
     def velocity(
         self, latents: np.ndarray, actions: np.ndarray, tau_latents: np.ndarray, tau_actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        given = {"latents": latents, "actions": actions, "tau_latents": tau_latents, **self._context}
-        one_for_all = len(self._shapes["tau"]) == 1  # as in bundles whose card has no `sampler`
-        given["tau"] = tau_actions[:, 0] if one_for_all else tau_actions
-        said = self._step.run(None, {name: given[name] for name in self._shapes})
-        return (said[0], said[1]) if len(said) == 2 else (latents, said[0])
+        assert self._bindings is not None, "the prefix comes first"
+        if len(self.shapes["tau"]) == 1:  # as in bundles whose card has no `sampler`
+            tau_actions = tau_actions[:, 0]
+        given = {"latents": latents, "actions": actions, "tau": tau_actions, "tau_latents": tau_latents}
+        for name, values in given.items():
+            if name in self._buffers:
+                fill(self._buffers[name], values, name)
+        self._step.run_with_iobinding(self._bindings[1])
+        return self._said[0] if len(self._said) == 2 else latents, self._said[-1]
+
+    def _bind(self) -> tuple[Any, Any]:
+        """The first prefix of this length -> both graphs, bound to buffers that stay."""
+        prefix, step = self._prefix.io_binding(), self._step.io_binding()
+        for binding, session in ((prefix, self._prefix), (step, self._step)):
+            for name in (i.name for i in session.get_inputs() if i.name in self._buffers):
+                binding.bind_ortvalue_input(name, self._on_host(self._buffers[name]))
+        for name in self._handed_on:
+            prefix.bind_output(name, self._device)  # ONNX Runtime makes it; its size is known after the run
+        self._prefix.run_with_iobinding(prefix)
+        for name, value in zip(self._handed_on, prefix.get_outputs(), strict=True):
+            prefix.bind_ortvalue_output(name, value)
+            step.bind_ortvalue_input(name, value)
+        for output, values in zip(self._step.get_outputs(), self._said, strict=True):
+            step.bind_ortvalue_output(output.name, self._on_host(values))
+        return prefix, step
 
 
 def _load_tensorrt() -> None:

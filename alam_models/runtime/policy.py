@@ -11,6 +11,8 @@ import numpy as np
 from alam_models.contract import Contract, encode_instruction, prepare_frame, standardise, unstandardise
 from alam_models.runtime.sampler import Sampler
 
+Shape = tuple[int | None, ...]  # None: as long as the instruction
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -35,18 +37,42 @@ class Chunk:
 
 
 class Backend(Protocol):
-    """The two graphs of a bundle on one inference library."""
+    """The two graphs of a bundle on one inference library. Its buffers are made once, and again for an instruction of
+    another length."""
 
+    shapes: dict[str, Shape]  # of every input of the graphs, by name
     latent_shape: tuple[int, int, int]  # (H, V, P), P = 0 where the policy generates none
 
     def prefix(self, images: dict[str, np.ndarray], text: np.ndarray, state: np.ndarray) -> None:
-        """images {role: (1, h, w, 3) uint8}, text (1, L) int64, state (1, S) standardised; the result stays inside."""
+        """images {role: (1, h, w, 3) uint8}, text (1, words) int64, state (1, S) standardised; the result stays inside.
+
+        Raises ValueError, naming the input, for another shape or dtype."""
 
     def velocity(
         self, latents: np.ndarray, actions: np.ndarray, tau_latents: np.ndarray, tau_actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """(1, H, V, P) and (1, H, A), each step at its own flow time (1, H) float32 -> what the network says of them,
-        of the same shapes, against the last prefix."""
+        of the same shapes, against the last prefix. They lie in the backend's own buffers, until the next call."""
+
+
+def fill(buffer: np.ndarray, values: np.ndarray, name: str) -> None:
+    """Copy values into a graph's input. Raises ValueError, naming it, for another shape or dtype."""
+    if values.shape != buffer.shape or values.dtype != buffer.dtype:
+        raise ValueError(f"{name}: wanted {buffer.dtype} {buffer.shape}, got {values.dtype} {values.shape}")
+    buffer[...] = values
+
+
+def latent_shape(shapes: dict[str, Shape]) -> tuple[int, int, int]:
+    """Backend.shapes -> Backend.latent_shape: with no latents, a view for each image."""
+    horizon, images = shapes["actions"][1], sum(len(shape) == 4 for shape in shapes.values())
+    _, _, views, width = shapes.get("latents", (1, horizon, images, 0))
+    assert horizon is not None and views is not None and width is not None
+    return horizon, views, width
+
+
+def words(text: np.ndarray, backend: Backend) -> np.ndarray:
+    """text (1, L) int64, padded with 0 behind -> (1, words) without padding, where the graphs take any number."""
+    return text if backend.shapes["text"][1] is not None else text[:, : np.count_nonzero(text)]
 
 
 def generate(
@@ -97,6 +123,7 @@ class Policy:
             camera.role: prepare_frame(observation.images[camera.role], camera)[None] for camera in contract.cameras
         }
         text = encode_instruction(observation.instruction, contract.tokenizer)[None]
+        text = words(text, self._backend)
         self._backend.prefix(images, text, standardise(state, statistics.state_mean, statistics.state_std)[None])
 
         noise = np.random.default_rng([seed, observation.id])

@@ -7,7 +7,7 @@ from alam_common.topics import CHUNK, CONTRACT, DIAGNOSTICS, IMAGES, LATENTS, ST
 
 PARAMETERS = (
     Parameter("bundle", "checkpoints/metaworld-mini", "folder of the exported policy to serve", form="path"),
-    Parameter("runtime", "onnxruntime", "library that runs the bundle", choices=("onnxruntime",)),
+    Parameter("runtime", "onnxruntime", "library that runs the bundle", choices=("onnxruntime", "tensorrt")),
     Parameter("provider", "cpu", "where ONNX Runtime computes", choices=("cpu", "cuda", "tensorrt")),
     Parameter("threads", 2, "CPU threads of one inference", unit="1", low=1, high=256),
     Parameter("steps", 0, "Euler steps from noise to actions; 0: as the bundle says", unit="1", low=0, high=100),
