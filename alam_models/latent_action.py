@@ -25,7 +25,9 @@ PAIRS = {"triplet": ((0, 1), (1, 2), (0, 2), (1, 0)), "pair": ((0, 1),)}
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The five weights of Eq. 9, each 1.0 in the paper (Tab. 6); 0 switches a term off."""
+    """The five weights of Eq. 9, each 1.0 in the paper (Tab. 6); 0 switches a term off.
+
+    Terms are means over their elements, as in the authors' release, where Eq. 5, 7 and 8 write squared norms."""
 
     rec: float = 1.0  # pixel reconstruction; paper: 1
     perc: float = 1.0  # LPIPS, needs its backbone; paper: 1

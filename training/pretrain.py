@@ -47,10 +47,10 @@ def pretrain(config: PretrainConfig) -> None:
         raise ValueError(f"accumulate: wanted equal parts of a batch of {config.batch}, got {config.accumulate}")
     with join() as ranks:
         model_config = variant(config.model, config.variant)
+        perceptual = PerceptualDistance(config.backbone).to(ranks.device) if model_config.weights.perc else None
         corpus = load_corpus(config.data, model_config.image_size)
         torch.manual_seed(config.seed)
         model = ALAM(model_config).to(ranks.device)
-        perceptual = PerceptualDistance(config.backbone).to(ranks.device) if model_config.weights.perc else None
         if config.compile:
             compile_blocks(model)
         replica = spread(model, config.parallel, ranks)
@@ -230,7 +230,7 @@ def card_of(config: PretrainConfig, model: ALAM, ranks: Ranks) -> dict[str, Any]
             "device": ranks.device.type,
             "parallel": config.parallel if ranks.world > 1 else "none",
         },
-        "settings": settings(config),
+        "settings": settings(replace(config, model=own)),  # of the variant
     }
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -177,7 +178,7 @@ def load_perceptual(backbone: str, device: str) -> tuple[Any, str | None]:
     try:
         return PerceptualDistance(backbone).to(device), None
     except ValueError as error:
-        return None, str(error).partition("; ")[0]
+        return None, re.sub(r"at \S*/", "of the name ", str(error).partition("; ")[0])
 
 
 def draw(

@@ -1,13 +1,16 @@
-"""`base`: one GPU. ALAM with 52.6 M parameters; mini's remedies against collapse, LPIPS as in the paper.
+"""`base`: one GPU. ALAM with 52.6 M parameters; mini's remedies against collapse, add and rev weighted lower; LPIPS
+as in the paper.
 
 Chosen, not measured: nothing of this size has been trained yet."""
+
+from pathlib import Path
 
 from alam_models.latent_action import ALAMConfig, LossWeights
 from training.data.loader import DataConfig
 from training.settings import PretrainConfig
 
 PRETRAIN = PretrainConfig(
-    data=DataConfig(stride=5, max_gap=16, held_out=0.05, workers=8),
+    data=DataConfig(stride=5, max_gap=16, held_out=0.05, workers=8, cache=Path("data/cache")),
     model=ALAMConfig(
         image_size=128,
         patch=16,

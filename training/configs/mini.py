@@ -1,6 +1,7 @@
-"""`mini`: trains on two CPU cores in about an hour; the shipped checkpoint.
+"""`mini`: trains on two CPU cores, the encoder in minutes and the policy in half an hour.
 
-Where it leaves the paper: LOG.md tells what happens at this size without."""
+Where it leaves the paper: LOG.md tells what happens at this size without. The shipped checkpoint's settings are in its
+card; its encoder is of before."""
 
 from pathlib import Path
 
@@ -17,7 +18,7 @@ PRETRAIN = PretrainConfig(
         fade_in=150,
         source_skip=True,
         # LPIPS is off by name: its backbone is a download, and at 64 px it costs more than everything else together.
-        # Standardised latents make the other three terms of order 1 beside a pixel error of order 0.01.
+        # Whitened latents make the other three terms of order 1 beside a pixel error of order 0.01.
         weights=LossWeights(rec=1.0, perc=0.0, add=0.3, rev=0.3, vq=0.03),
     ),
     learning_rate=1e-3,

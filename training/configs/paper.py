@@ -3,12 +3,14 @@
 The paper trains 39 epochs, of a length it does not say, with 32 triplets on each of 128 GPUs. Steps and
 warm-up are chosen here."""
 
+from pathlib import Path
+
 from alam_models.latent_action import ALAMConfig
 from training.data.loader import DataConfig
 from training.settings import PretrainConfig
 
 PRETRAIN = PretrainConfig(
-    data=DataConfig(stride=5, max_gap=16, held_out=0.05, workers=8),
+    data=DataConfig(stride=5, max_gap=16, held_out=0.05, workers=8, cache=Path("data/cache")),
     model=ALAMConfig(
         image_size=200,
         patch=14,

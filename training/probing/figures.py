@@ -65,7 +65,7 @@ def structure_figure(result: dict[str, Any], dark: bool = False) -> Figure:
         bottom.set_ylim(min(low, none / 10), max(high, 1.6 * none))
         bottom.axhline(none, color=WARNING[dark], linewidth=1, linestyle=":")
         bottom.annotate(
-            "error as large as the transition" if none == 1 else "constant transition: 2",
+            "error as large as the transition" if none == 1 else "the same both ways: 2",
             (1, none), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
             color=WARNING[dark], fontsize=9, ha="right", va="bottom",
         )  # fmt: skip
