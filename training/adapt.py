@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from alam_models.contract import Tokenizer
 from alam_models.flow_policy import FlowPolicy
 from alam_models.gemma import GemmaLayer
+from alam_models.lpips import define_torchvision_operators
 from alam_models.pi0 import Pi0Config
 from alam_models.pi0_weights import pi0_policy, weights_file
 from alam_models.siglip import SiglipLayer
@@ -96,10 +97,11 @@ def add_adapters(model: FlowPolicy, rank: int) -> None:
     """LoRA (Hu et al. 2022) on every linear map of the backbone, scaled by one, the rest of the backbone frozen.
 
     What carries the streams into and out of the expert is trained as without. Raises ValueError without peft."""
+    define_torchvision_operators()  # peft imports transformers, which imports torchvision
     try:
         from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise ValueError("--lora-rank: wanted the package peft, got none; install the extra `lora`") from None
+    except ImportError as error:
+        raise ValueError(f"--lora-rank: wanted the package peft ({error}); install the extra `lora`") from None
     linear = [name for name, module in model.backbone.named_modules() if isinstance(module, nn.Linear)]
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=linear), model.backbone)
     for name, parameter in model.backbone.named_parameters():
