@@ -6,13 +6,13 @@ without a leading `model.`. Weights stay mapped from the file until something wr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig, make_backbone
 from alam_models.pi0 import Pi0Backbone, Pi0Config
@@ -74,11 +74,36 @@ class LoadReport:
 
 
 def pi0_policy(config: FlowPolicyConfig, path: Path | str) -> tuple[FlowPolicy, LoadReport]:
-    """-> a policy on the pi0 backbone with public weights, in one copy, mapped from the file. Raises as load_pi0."""
+    """-> a policy on the pi0 backbone with public weights, in one copy, mapped from the file. Raises as load_pi0.
+
+    Fewer actions than the file's, which pi0 pads with zeros, take the first of its action projections."""
+    found = _keys(weights_file(path)).get(f"{ACTION_STREAM['stream_in']}.weight")
+    theirs = found.shape[-1] if found else config.action_width
+    if config.action_width > theirs:
+        raise ValueError(f"{path}: wanted at most the {theirs} actions of this pi0, got {config.action_width}")
     with torch.device("meta"):
         backbone = make_backbone(config)
-    policy = FlowPolicy(config, backbone)
-    return policy, load_pi0(policy, path)
+    policy = FlowPolicy(replace(config, action_width=theirs), backbone)
+    report = load_pi0(policy, path)
+    keep_first_actions(policy, config.action_width)
+    return policy, report
+
+
+@torch.no_grad()
+def keep_first_actions(policy: FlowPolicy, count: int) -> None:
+    """Cuts the projections of actions: the velocity of what is left is that of all, when the others are zero."""
+    into, out = policy.stream_in[-1], policy.stream_out[-1]
+    assert isinstance(into, nn.Linear) and isinstance(out, nn.Linear)
+    into.weight = nn.Parameter(into.weight[:, :count].clone())
+    out.weight, out.bias = nn.Parameter(out.weight[:count].clone()), nn.Parameter(out.bias[:count].clone())
+    into.in_features = out.out_features = count
+    policy.config = replace(policy.config, action_width=count)
+
+
+def weights_file(path: Path | str) -> Path:
+    """model.safetensors or its folder -> the file."""
+    path = Path(path)
+    return path / "model.safetensors" if path.is_dir() else path
 
 
 def load_pi0(policy: FlowPolicy, path: Path | str) -> LoadReport:
@@ -87,9 +112,8 @@ def load_pi0(policy: FlowPolicy, path: Path | str) -> LoadReport:
     A latent stream starts with the action stream's time MLP and with a velocity of zero; without latent streams the
     policy is the original model. Raises ValueError, naming the keys, when the file lacks one, has one that is not
     pi0's, or has one of another shape; the policy is then as it was. One whose actions are narrower than pi0's is of
-    another shape: pi0 pads actions, as states, with zeros."""
-    path = Path(path)
-    path = path / "model.safetensors" if path.is_dir() else path
+    another shape: see pi0_policy."""
+    path = weights_file(path)
     backbone = policy.backbone
     if not isinstance(backbone, Pi0Backbone):
         raise ValueError(f"pi0 weights: wanted a policy on the pi0 backbone, got one on {type(backbone).__name__}")

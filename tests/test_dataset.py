@@ -1,6 +1,7 @@
 """A dataset read back is what was written, to the bit; samplers keep to their laws; bad data is named."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -94,6 +95,46 @@ def test_split_is_by_episode_and_reproducible() -> None:
     assert len(held_out) == 5 and sorted(training + held_out) == list(range(100))
     assert split_episodes(100, seed=3) == (training, held_out)
     assert split_episodes(100, seed=4) != (training, held_out)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "said"),
+    [
+        ("state.hand_x", lambda x: 0.3 + 1e-4 * x, "nearly constant (deviation"),
+        ("action.delta_z", lambda x: np.clip(3 * x, -1, 0.3).clip(-0.1), "clipped (exactly "),
+        ("latent.wrist.2", lambda x: 1e-5 * x, "nearly constant (deviation"),
+        ("latent.wrist.1", lambda x: np.minimum(x, -0.5), "clipped (exactly -0.5 in "),
+        ("action.grip", lambda x: np.where(np.arange(len(x)) == 5, np.inf, x), "NaN or infinite in 1 of 96 steps"),
+        ("latent.wrist.0", lambda x: np.where(np.arange(len(x)) == 5, np.nan, x), "NaN or infinite in 1 of 92 steps"),
+    ],
+)
+def test_dimensions_not_worth_learning_from_are_named(name: str, spoil: Any, said: str, folder: Path) -> None:
+    dataset = LeRobotDataset(folder)
+    latents = {"wrist": np.random.default_rng(0).normal(size=(144, 4)).astype(np.float32)}
+    healthy = measure(dataset, [0, 1, 2, 3], latents)
+    stream, *_, channel = name.split(".")
+    values = latents["wrist"] if stream == "latent" else getattr(dataset, stream)
+    names = {"state": dataset.contract.state_names, "action": dataset.contract.action_names, "latent": tuple("0123")}
+    column = names[stream].index(channel)
+    values[:, column] = spoil(values[:, column])
+    with pytest.raises(ValueError) as stopped:
+        measure(dataset, [0, 1, 2, 3], latents, ("action.delta_x",))  # accepts another
+    assert f"{name} is {said}" in str(stopped.value) and str(stopped.value).count(" is ") == 1
+    if "NaN" in said:
+        with pytest.raises(ValueError, match="NaN"):
+            measure(dataset, [0, 1, 2, 3], latents, (name,))
+        return
+    accepted = measure(dataset, [0, 1, 2, 3], latents, (name,))
+    assert accepted.compute_hash() != healthy.compute_hash()
+    assert min(*accepted.state_std, *accepted.action_std, *accepted.latent_std["wrist"]) > 0
+
+
+def test_a_switch_may_rest_at_its_ends_and_an_accepted_name_must_be_one(folder: Path) -> None:
+    dataset = LeRobotDataset(folder)
+    dataset.action[:, 3] = np.where(np.arange(144) % 10 == 0, -1, 1)
+    measure(dataset, [0, 1], {})
+    with pytest.raises(ValueError, match=r"--accept: .* got \['grip'\]; choose from .*action\.grip"):
+        measure(dataset, [0, 1], {}, ("grip",))
 
 
 def test_statistics_stop_on_actions_beyond_the_contract_and_on_dead_latents(folder: Path) -> None:

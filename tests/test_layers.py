@@ -20,7 +20,7 @@ ROS = {
     *("std_srvs", "tf2_msgs", "trajectory_msgs", "unique_identifier_msgs", "visualization_msgs"),
 }
 SIMULATORS = {"mujoco", "metaworld", "gymnasium", "robosuite", "libero", "dm_control"}
-TORCH = {"torch", "torchvision", "lpips", "timm", "transformers", "accelerate"}
+TORCH = {"torch", "torchvision", "lpips", "timm", "transformers", "accelerate", "peft"}
 CLOCKS = {"time", "datetime", "sched"}
 # Modules of alam_models that import no torch: what the pure and the node modules of ROS packages may use.
 LIGHT = {"alam_models", "alam_models.contract", "alam_models.runtime"}

@@ -85,17 +85,42 @@ def test_data_that_cannot_be_trained_on_end_in_one_sentence(
     assert not newest(config.out)
 
 
-def test_every_option_is_explained_with_the_papers_value(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def explained(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """-> what --help says of each option."""
     monkeypatch.setenv("COLUMNS", "90")  # one column of boxes
-    code, text = ended(["pretrain", "--help"], monkeypatch, capsys)
+    code, text = ended([*words, "--help"], monkeypatch, capsys)
     assert code == 0
     lines = [line.strip("│ ") for line in text.splitlines()]
     starts = [i for i, line in enumerate(lines) if re.match(r"--\w|-h", line)]
     helps = {}
     for i, j in zip(starts, [*starts[1:], len(lines)], strict=True):
         helps[lines[i].split()[0].split("|")[0].removesuffix(",")] = " ".join(lines[i:j])
+    return helps
+
+
+@pytest.mark.parametrize("size", ["mini", "paper"])
+def test_every_option_of_the_transfer_says_the_papers_value(
+    size: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    helps = explained(["transfer", "--config", size], monkeypatch, capsys)
+    ours = {"-h", "--data", "--out", "--accept", "--seed", "--log-every", "--save-every"}
+    own = {name for name in helps if "." not in name}
+    assert ours <= own and {"--pi0", "--tokenizer", "--lora-rank", "--recompute"} <= own
+    assert not [name for name in own - ours if "paper: " not in helps[name]]
+    for name, value in {
+        "learning-rate": "5e-5",
+        "weight-decay": "1e-4",
+        "batch": "32 per GPU",
+        "ema": "not given",
+    }.items():
+        assert f"paper: {value}" in helps[f"--{name}"]
+    assert ("default: 32" in helps["--batch"]) == (size == "paper")
+
+
+def test_every_option_is_explained_with_the_papers_value(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    helps = explained(["pretrain"], monkeypatch, capsys)
     # Those of this implementation: where and how, not what.
     ours = {"-h", "--out", "--visits", "--workers", "--prefetch", "--keep-open", "--cache", "--cache-frames"}
     ours |= {"--compile", "--parallel", "--seed", "--log-every", "--save-every"}

@@ -73,7 +73,12 @@ class TransferConfig:
     data: Path = tyro.MISSING
     """LeRobot dataset with contract.yaml."""
     encoder: Path | None = None
-    """Output folder of `pretrain`; none with --model.coupling none."""
+    """Output folder of `pretrain`, frozen (paper: ALAM's encoder, frozen); none with --model.coupling none."""
+    pi0: Path | None = None
+    """Public pi0 weights to start from, LeRobot's or openpi's model.safetensors or its folder; none starts from random
+    ones (paper: PaliGemma-2B and Gemma-300M of pi0). Fewer actions than pi0's take the first of its projections."""
+    tokenizer: Path | None = None
+    """PaliGemma's tokenizer.model, which pi0's words were learned with; none for bytes (paper: PaliGemma's)."""
     out: Path = tyro.MISSING
     """Folder for checkpoints, logs and the trained policy; an interrupted run there is resumed."""
     model: FlowPolicyConfig = field(default_factory=FlowPolicyConfig)
@@ -83,21 +88,33 @@ class TransferConfig:
     batch: int = 64
     """Observations per step (paper: 32 per GPU)."""
     draws: int = 1
-    """Noise and time draws per observation; they share its prefix."""
+    """Noise and time draws per observation, which share its prefix (paper: not given, pi0's 1)."""
     learning_rate: float = 5e-5
     """Peak learning rate (paper: 5e-5)."""
     weight_decay: float = 1e-4
     """AdamW weight decay (paper: 1e-4)."""
     warm_up: int = 200
-    """Steps of linear warm-up, then cosine decay to 0."""
+    """Steps of linear warm-up, then cosine decay to 0 (paper: not given)."""
     clip: float = 1.0
-    """Largest gradient norm."""
+    """Largest norm of all gradients together (paper: not given)."""
+    lora_rank: int = 0
+    """Rank of LoRA adapters, trained in place of the backbone's weights and merged into them in what is saved; 0 trains
+    all of it (paper: 0). Takes the extra `lora` and --pi0."""
+    recompute: bool = False
+    """Compute layers again in the backward pass in place of keeping what they computed: less memory, about a third more
+    time, the same gradients (paper: not given)."""
     ema: float = 0.999
-    """Decay of the averaged weights that are exported, once past warm-up."""
+    """Decay per step of averaged weights, which are then exported in place of the last step's; 0 for none (paper: not
+    given)."""
     shift: int = 2
-    """Largest random shift of each frame [px]."""
+    """Largest random shift of each frame [px] (paper: not given)."""
+    accept: tuple[str, ...] = ()
+    """Dimensions to train on although the report before the training stops at them, by the names that it gives, such as
+    action.grip of a task that never grips: nearly constant ones (deviation under 0.001 of the range) and clipped ones
+    (more than half of the steps exactly at one end)."""
     replan: int = 4
-    """Actions of a chunk that are executed before the next one (goes into the bundle's card)."""
+    """Actions of a chunk that are executed before the next one; goes into the card (paper: 5 to 12 on LIBERO, not
+    given elsewhere)."""
     seed: int = 0
     """Of weights, split and sampling."""
     log_every: int = 50
@@ -108,6 +125,8 @@ class TransferConfig:
 
 # Where things lie, how the work is done and when it ends: the trained weights do not depend on it.
 _CIRCUMSTANCES = {"encoder", "out", "log_every", "save_every", "spike", "spike_steps", "compile", "parallel"}
+_CIRCUMSTANCES |= {"accept", "recompute"}
+_CIRCUMSTANCES |= {"pi0", "tokenizer", "lora_rank"}  # adapt.start_policy says what these are
 _CIRCUMSTANCES_OF_DATA = {"mixture", "workers", "prefetch", "keep_open", "cache", "cache_frames"}
 
 

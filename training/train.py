@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from alam_models.contract import Latent, Tokenizer, encode_instruction, policy_contract, standardise
+from alam_models.contract import Latent, encode_instruction, policy_contract, standardise
 from alam_models.flow_policy import FlowPolicy
 from alam_models.weights import load_encoder, save_weights
+from training.adapt import check_start, check_tokens, plain_weights, start_policy, tokenizer_of
 from training.checkpoint import newest, resume, save_checkpoint
 from training.configs import PRETRAIN, TRANSFER
 from training.data.frames import frame_cache
@@ -34,6 +35,7 @@ from training.data.samplers import chunk_starts, generator_state, set_generator_
 from training.data.statistics import measure
 from training.data.transitions import transition_cache, transitions_hash
 from training.optimiser import (
+    averaged,
     check_finite,
     clip_gradients,
     copy_of,
@@ -49,11 +51,7 @@ from training.settings import TransferConfig, settings
 
 def transfer(config: TransferConfig) -> None:
     """The joint policy (paper, Sec. 3.3). -> out/policy.safetensors, policy.yaml, contract.yaml, card.yaml."""
-    if (config.encoder is None) != (config.model.coupling == "none"):
-        raise ValueError(
-            "encoder: wanted the output folder of `pretrain`, or none with --model.coupling none; "
-            f"got {config.encoder} with {config.model.coupling}"
-        )
+    check_start(config)
     dataset = LeRobotDataset(config.data)
     training, held_out = split_episodes(len(dataset.episodes), config.seed)
     horizon = config.model.horizon
@@ -64,8 +62,8 @@ def transfer(config: TransferConfig) -> None:
     roles = dataset.contract.roles
     frames = {role: frame_cache(dataset, role) for role in roles}
     latents = {role: transition_cache(dataset, role, frames[role], encoder) for role in roles} if encoder else {}
-    normalisation = measure(dataset, training, latents)
-    tokenizer = Tokenizer("bytes", config.model.text_length)
+    normalisation = measure(dataset, training, latents, config.accept)
+    tokenizer = tokenizer_of(config)
     latent = Latent(encoder.config.queries, encoder.config.latent_width) if encoder else None
     contract = policy_contract(dataset.contract, horizon, latent, tokenizer, normalisation)
     model_config = replace(
@@ -84,15 +82,17 @@ def transfer(config: TransferConfig) -> None:
     views = [standardise(latents[r], latent_mean[r], latent_std[r]) for r in latents]
     targets = np.stack(views, 1) if views else np.zeros((len(action), 0, model_config.latent_width), np.float32)
     tokens = np.stack([encode_instruction(dataset.instruction(i), tokenizer) for i in range(len(dataset.episodes))])
+    check_tokens(tokens, config)
     episode_of = np.repeat(np.arange(len(dataset.episodes)), [row["length"] for row in dataset.episodes])
 
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
-    model = FlowPolicy(config.model)
+    model, started_from = start_policy(config)
     optimiser = make_optimiser(model, config)
-    average = copy_of(model)
+    average = copy_of(model) if config.ema else None
     encoder_hash = transitions_hash(encoder) if encoder else None
     identity = {**settings(config), "data": dataset.fingerprint(), "encoder": encoder_hash}
+    identity["pi0"] = started_from
     first, drawn = resume(config.out, model, optimiser, identity, average)
     if drawn is not None:
         set_generator_state(generator, drawn)
@@ -107,6 +107,7 @@ def transfer(config: TransferConfig) -> None:
         **dataset.sources(),
         "settings": settings(config),
         "data": dataset.description(),
+        "pi0": started_from,
         "encoder": {"hash": encoder_hash, **read_yaml(config.encoder / "card.yaml")} if config.encoder else None,
     }
     writer = SummaryWriter(str(config.out / "logs"))
@@ -130,7 +131,8 @@ def transfer(config: TransferConfig) -> None:
         check_finite("loss", terms["total"].item(), step, config.out)
         check_finite("the norm of the gradients", clip_gradients(model, config.clip), step, config.out)
         optimise(optimiser, learning_rate(config, step))
-        update_average(average, model, config.ema, step)
+        if average is not None:
+            update_average(average, model, config.ema, step)
 
         done = step + 1
         if done % config.log_every == 0:
@@ -138,25 +140,25 @@ def transfer(config: TransferConfig) -> None:
             bar.set_postfix(action=f"{terms['action'].item():.3f}", total=f"{terms['total'].item():.3f}")
         if done % config.save_every == 0 or done == config.steps:
             starts_now = np.random.default_rng(config.seed).choice(held_out_starts, 256)
-            scores = score(config.model, average, batch(starts_now, 0), config.seed)
+            with averaged(model, average):
+                scores = score(model, batch(starts_now, 0), config.seed)
+                save_weights(config.out, "policy", plain_weights(model), config.model)
             log(writer, "held_out", scores, done)
             bar.write(f"step {done}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
-            save_weights(config.out, "policy", average, config.model)
             write_card(config.out, {**card, "steps": done, "held_out": scores})
             save_checkpoint(config.out, done, model, optimiser, generator_state(generator), identity, average)
     print(f"policy at {config.out}; held-out: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
 
 
 @torch.no_grad()
-def score(config: Any, weights: dict[str, Tensor], batch: dict[str, Any], seed: int) -> dict[str, float]:
-    """Losses of the averaged weights, and the mean absolute error of sampled first actions (in standard deviations)."""
-    model = FlowPolicy(config)
-    model.load_state_dict(weights)
+def score(model: FlowPolicy, batch: dict[str, Any], seed: int) -> dict[str, float]:
+    """Losses of a policy, and the mean absolute error of sampled actions (in standard deviations)."""
     model.eval()
     random = torch.Generator().manual_seed(seed)
     terms = {k: v.item() for k, v in model.loss(**batch, generator=random).items()}
     noise = model.noise(len(batch["state"]), random)
     _, actions = model.sample(batch["images"], batch["text"], batch["state"], *noise)
+    model.train()
     return {**terms, "action_error": (actions - batch["actions"]).abs().mean().item()}
 
 

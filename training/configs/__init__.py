@@ -3,4 +3,4 @@
 from training.configs import base, mini, paper, release
 
 PRETRAIN = {"mini": mini.PRETRAIN, "base": base.PRETRAIN, "paper": paper.PRETRAIN, "release": release.PRETRAIN}
-TRANSFER = {"mini": mini.TRANSFER}
+TRANSFER = {"mini": mini.TRANSFER, "paper": paper.TRANSFER}
