@@ -6,6 +6,7 @@ Layout (the dataset's README): FOLDER/training/episode_0000000.npz with `rgb_sta
 from __future__ import annotations
 
 import hashlib
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from training.data.clips import Clip, Skipped, chosen
 
 VIEWS = ["rgb_static", "rgb_gripper"]
 IDS = "ep_start_end_ids.npy"
+# numpy reads an array's header through `ast`, which CPython 3.11 cannot do in two threads at once: SystemError.
+_one_at_a_time = threading.Lock()
 
 
 class Calvin:
@@ -51,7 +54,7 @@ class Calvin:
         for index in indices.tolist():
             path = self.path / f"episode_{clip.start + index:07d}.npz"
             try:
-                with np.load(path, allow_pickle=False) as arrays:
+                with _one_at_a_time, np.load(path, allow_pickle=False) as arrays:
                     image = arrays[clip.view]
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
                 raise ValueError(f"{path}: wanted {clip.view}, got an unreadable file: {error}") from None
