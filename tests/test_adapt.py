@@ -18,7 +18,6 @@ from torch import Tensor
 
 from alam_models.contract import Contract
 from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig
-from alam_models.lpips import define_torchvision_operators
 from alam_models.pi0_weights import pi0_policy
 from alam_models.weights import load_policy_weights
 from training.adapt import add_adapters, plain_weights, recompute_layers
@@ -163,14 +162,8 @@ def test_without_peft_one_sentence_says_what_to_install(monkeypatch: pytest.Monk
         add_adapters(small_policy(), 2)
 
 
-def needs_peft() -> None:
-    define_torchvision_operators()
-    pytest.importorskip("peft", reason="needs peft (the extra `lora`)", exc_type=ModuleNotFoundError)
-
-
 def adapted(rank: int = 2) -> FlowPolicy:
     """A policy whose adapters do something."""
-    needs_peft()
     policy = small_policy(image_sizes=(28, 28), backbone=CASES[0].config, latent_projection="learned")
     add_adapters(policy, rank)
     random = torch.Generator().manual_seed(0)
@@ -207,7 +200,6 @@ def test_merged_weights_are_the_adapted_policy_and_untrained_adapters_change_not
 def test_an_adapted_transfer_resumes_and_saves_weights_that_need_no_peft(
     data: Path, pi0: Path, pieces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs_peft()
     options: dict[str, Any] = {
         "pi0": pi0,
         "tokenizer": pieces,
