@@ -74,6 +74,10 @@ class SmallBackbone(nn.Module):
         self.state = nn.Linear(state_width, width)
         self.prefix_position = nn.Parameter(torch.randn(1, tokens, width) * 0.2)
         self.prefix_blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
+        last = self.prefix_blocks[-1]
+        assert isinstance(last, Block)
+        for unread in (last.attention.out, last.norm2, last.mlp):  # of the last, others see keys and values alone
+            unread.requires_grad_(False)
         self.step_position = nn.Parameter(torch.randn(1, horizon, 1, width) * 0.2)
         self.stream_position = nn.Parameter(torch.randn(1, 1, streams, width) * 0.2)
         self.expert_blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))

@@ -23,7 +23,7 @@ from alam_models.weights import load_policy_weights
 from training.adapt import add_adapters, plain_weights, recompute_layers
 from training.configs import TRANSFER
 from training.settings import TransferConfig
-from training.train import transfer
+from training.transfer import transfer
 
 ROLES = ("third_person", "wrist")
 SIZE = FlowPolicyConfig(
@@ -50,14 +50,17 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(train(tmp_path_factory.mktemp("pieces")))
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_of(folder: Path) -> Path:
     """Moving squares, seen at the 28 px of that model."""
-    folder = make_dataset(tmp_path_factory.mktemp("data") / "squares")
-    contract = Contract.load(folder / "contract.yaml")
+    contract = Contract.load(make_dataset(folder) / "contract.yaml")
     cameras = tuple(replace(camera, width=28, height=28) for camera in contract.cameras)
     replace(contract, cameras=cameras).save(folder / "contract.yaml")
     return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return data_of(tmp_path_factory.mktemp("data") / "squares")
 
 
 def config_of(data: Path, out: Path, **changes: Any) -> TransferConfig:
@@ -75,7 +78,8 @@ def config_of(data: Path, out: Path, **changes: Any) -> TransferConfig:
 def loss(policy: FlowPolicy) -> Tensor:
     torch.manual_seed(1)
     observations = inputs(2, policy.config)
-    return policy.loss(**observations, **targets(2, policy.config), generator=torch.Generator().manual_seed(2))["total"]
+    chance = policy.chance(2, generator=torch.Generator().manual_seed(2))
+    return policy.loss(**observations, **targets(2, policy.config), chance=chance)["total"]
 
 
 def test_fewer_actions_move_as_the_first_of_all_when_the_others_are_zero(pi0: Path) -> None:
@@ -210,7 +214,7 @@ def test_an_adapted_transfer_resumes_and_saves_weights_that_need_no_peft(
     whole = config_of(data, tmp_path / "whole", **options)
     transfer(whole)
     part = config_of(data, tmp_path / "part", **options)
-    import training.train as module
+    import training.transfer as module
 
     original = module.save_checkpoint
 

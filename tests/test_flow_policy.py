@@ -110,7 +110,7 @@ def test_flow_time_one_is_noise_and_zero_is_data() -> None:
 
 
 def test_times_follow_beta() -> None:
-    tau = sample_times(200_000, torch.Generator().manual_seed(0), torch.device("cpu"))
+    tau = sample_times(200_000, torch.Generator().manual_seed(0))
     assert tau.min() >= 0.001 and tau.max() <= 1.0
     xi = (tau - 0.001) / 0.999
     assert xi.mean().item() == pytest.approx(1.5 / 2.5, abs=2e-3)  # Beta(a, b): a / (a + b)
@@ -149,10 +149,11 @@ def test_streams_share_the_time_and_not_the_noise(monkeypatch: pytest.MonkeyPatc
 
 def test_weights_scale_their_own_stream() -> None:
     context, wanted = inputs(), targets()
-    terms = small_policy().loss(**context, **wanted, generator=torch.Generator().manual_seed(0))
+    chance = small_policy().chance(2)
+    terms = small_policy().loss(**context, **wanted, chance=chance)
     weights = type(SMALL.weights)(third_person=0.5, wrist=0.0, action=3.0)
     policy = small_policy(weights=weights)
-    total = policy.loss(**context, **wanted, generator=torch.Generator().manual_seed(0))["total"]
+    total = policy.loss(**context, **wanted, chance=chance)["total"]
     assert total.item() == pytest.approx((0.5 * terms["third_person"] + 3 * terms["action"]).item(), rel=1e-6)
     assert weights.of("third camera") == 1.0
 
@@ -160,11 +161,11 @@ def test_weights_scale_their_own_stream() -> None:
 def test_draws_share_the_prefix_and_average_the_loss() -> None:
     policy = small_policy()
     context, wanted = inputs(2), targets(2)
-    wide = policy.loss(**context, **wanted, generator=torch.Generator().manual_seed(0), draws=3)
+    wide = policy.loss(**context, **wanted, chance=policy.chance(2, 3, torch.Generator().manual_seed(0)))
     tripled = {k: v.repeat(3, *[1] * (v.dim() - 1)) for k, v in wanted.items()}
     images = {role: image.repeat(3, 1, 1, 1) for role, image in context["images"].items()}
     text, state = context["text"].repeat(3, 1), context["state"].repeat(3, 1)
-    same = policy.loss(images, text, state, **tripled, generator=torch.Generator().manual_seed(0))
+    same = policy.loss(images, text, state, **tripled, chance=policy.chance(6, 1, torch.Generator().manual_seed(0)))
     assert wide["total"].item() == pytest.approx(same["total"].item(), rel=1e-5)
 
 
@@ -174,7 +175,7 @@ def test_a_small_policy_learns_its_one_batch() -> None:
     optimiser = torch.optim.AdamW(policy.parameters(), 3e-3)
     losses = []
     for _ in range(60):
-        loss = policy.loss(**context, **wanted, draws=4)["total"]
+        loss = policy.loss(**context, **wanted, chance=policy.chance(4, draws=4))["total"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

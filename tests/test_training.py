@@ -19,9 +19,12 @@ from alam_models.runtime import Observation, load_policy
 from alam_models.runtime.sampler import Sampler
 from alam_models.small_backbone import SmallConfig
 from training.configs import TRANSFER
+from training.data.frames import shifted
 from training.data.loader import DataConfig
+from training.pretrain import pretrain
 from training.settings import PretrainConfig, TransferConfig
-from training.train import main, pretrain, shifted, transfer
+from training.train import main
+from training.transfer import transfer
 
 ALAM_SIZE = ALAMConfig(
     image_size=32,
@@ -65,7 +68,7 @@ class Stop(Exception):
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """The training loop breaks off once `steps` optimiser steps have begun."""
-    import training.train as module
+    import training.transfer as module
 
     original, count = module.optimise, iter(range(1000))
 
@@ -121,7 +124,7 @@ def test_a_lerobot_dataset_gives_both_views_to_the_pretraining(data: Path, encod
 
 
 def test_nan_stops_the_transfer(data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import training.train as module
+    import training.data.demonstrations as module
 
     original = module.to_frames
     monkeypatch.setattr(module, "to_frames", lambda images: original(images) * torch.nan)
@@ -131,10 +134,10 @@ def test_nan_stops_the_transfer(data: Path, encoder: Path, tmp_path: Path, monke
 
 def test_shift_moves_and_repeats_edges() -> None:
     images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-    assert np.array_equal(shifted(images, 0, np.random.default_rng(0)), images)
-    moved = shifted(np.repeat(images, 50, 0), 1, np.random.default_rng(0))
-    assert any(np.array_equal(m, images[0]) for m in moved)
-    assert any(np.array_equal(m[:-1], images[0][1:]) and np.array_equal(m[-1], images[0][-1]) for m in moved)
+    assert np.array_equal(shifted(images, np.zeros((2, 1), int)), images)
+    first, second = shifted(images, np.array([[1, 0], [0, -1]]))  # down by one; to the left by minus one
+    assert np.array_equal(first[:-1], images[0, 1:]) and np.array_equal(first[-1], images[0, -1])
+    assert np.array_equal(second[:, 1:], images[1, :, :-1]) and np.array_equal(second[:, 0], images[1, :, 0])
 
 
 def test_runtime_agrees_with_itself_and_refuses_rubbish(tiny_bundle: Path) -> None:
