@@ -183,7 +183,8 @@ class FlowPolicy(nn.Module):
     def prefix(self, images: dict[str, Tensor], text: Tensor, state: Tensor) -> Prefix:
         """images {role: (B, 3, s, s) in [0, 1]}, text (B, L) int64, state (B, S) standardised -> Prefix.
 
-        Raises ValueError for other roles, shapes or dtypes."""
+        Raises ValueError for other roles, shapes or dtypes and, on the CPU, for tokens beyond the vocabulary: a GPU
+        would have to be waited for, and encode_instruction refuses them before."""
         config, batch = self.config, len(state)
         if set(images) != set(config.roles):
             raise ValueError(f"images: wanted the roles {config.roles}, got {tuple(images)}")
@@ -194,6 +195,9 @@ class FlowPolicy(nn.Module):
         check_shape("text", text, (batch, config.text_length))
         if text.dtype != torch.int64:
             raise ValueError(f"text: wanted int64 tokens, got {text.dtype}")
+        words = config.backbone.vocabulary
+        if text.device.type == "cpu" and text.numel() and not 0 <= text.min() <= text.max() < words:
+            raise ValueError(f"text: wanted tokens from 0 to {words - 1}, got {text.min()} to {text.max()}")
         check_shape("state", state, (batch, config.state_width))
         return self.backbone.prefix(images, text, state)
 

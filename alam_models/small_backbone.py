@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class SmallConfig:
     width: int = 128  # D
     heads: int = 4
     depth: int = 4
+    vocabulary: ClassVar[int] = VOCABULARY
 
 
 class VisionTower(nn.Module):

@@ -84,8 +84,14 @@ def loss(policy: FlowPolicy) -> Tensor:
 
 def test_fewer_actions_move_as_the_first_of_all_when_the_others_are_zero(pi0: Path) -> None:
     whole, report = pi0_policy(POLICY, pi0)
-    part, _ = pi0_policy(replace(POLICY, action_width=4), pi0)
+    part, cut = pi0_policy(replace(POLICY, action_width=4), pi0)
     assert part.config.action_width == 4 and "stream_in.0.weight" in report.loaded
+    assert report.cut == {} and replace(cut, cut={}) == report
+    assert cut.cut == {
+        "stream_in.0.weight": ((24, 7), (24, 4)),
+        "stream_out.0.weight": ((7, 24), (4, 24)),
+        "stream_out.0.bias": ((7,), (4,)),
+    }
     torch.manual_seed(0)
     prefix = whole.prefix(**inputs(2, POLICY))
     actions, tau = torch.randn(2, POLICY.horizon, 4), torch.rand(2)
@@ -108,6 +114,7 @@ def test_a_transfer_from_public_weights_says_what_became_of_every_key(
     assert card["keys"]["new"] == ["projection"] and card["keys"]["loaded"] + len(card["keys"]["unused"]) == len(
         public()
     )
+    assert card["keys"]["cut"]["stream_out.0.bias"] == [[7], [4]] and len(card["keys"]["cut"]) == 3
     trained, start = load_policy_weights(out), public()
     assert trained.config.action_width == 4
     torch.testing.assert_close(trained.backbone.state.weight, start["model.state_proj.weight"], atol=1e-6, rtol=0)
@@ -191,7 +198,7 @@ def test_only_adapters_and_what_carries_the_streams_are_trained() -> None:
 def test_merged_weights_are_the_adapted_policy_and_untrained_adapters_change_nothing() -> None:
     policy = adapted().eval()
     plain = FlowPolicy(policy.config)
-    plain.load_state_dict(plain_weights(policy))
+    plain.load_state_dict(plain_weights(policy.state_dict(), policy))
     expected = loss(policy)
     torch.testing.assert_close(loss(plain.eval()), expected, atol=1e-6, rtol=1e-6)
     untouched = small_policy(image_sizes=(28, 28), backbone=CASES[0].config, latent_projection="learned")

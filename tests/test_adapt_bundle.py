@@ -44,6 +44,7 @@ def test_a_transfer_from_pi0_is_exported_with_its_tokenizer_and_is_pytorchs(
     served, policy = load_policy(bundle, threads=1), load_policy_weights(config.out)
     assert served.contract.tokenizer is not None
     assert served.contract.tokenizer.path == str(bundle / "tokenizer.model")
+    assert served.contract.tokenizer.vocabulary == policy.config.backbone.vocabulary == 300
     assert (bundle / "tokenizer.model").read_bytes() == pieces.read_bytes()
     chunks = []
     for number, words in enumerate(("push the red button", "open")):  # of different lengths

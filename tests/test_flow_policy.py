@@ -230,6 +230,8 @@ def test_impossible_configurations_are_refused(changes: dict[str, object], said:
         ),
         ("text", torch.zeros(2, 17, dtype=torch.int64), r"text: wanted shape \(2, 16\), got \(2, 17\)"),
         ("text", torch.zeros(2, 16), "int64"),
+        ("text", torch.full((2, 16), 257), "text: wanted tokens from 0 to 256, got 257 to 257"),
+        ("text", torch.arange(32).view(2, 16) - 1, "got -1 to 30"),
         ("state", torch.zeros(2, 5), r"state: wanted shape \(2, 4\), got \(2, 5\)"),
         ("latents", torch.randn(2, 4, 1, 8), r"latents: wanted shape \(2, 4, 2, 8\), got \(2, 4, 1, 8\)"),
         ("actions", torch.randn(2, 6, 4), r"actions: wanted shape \(2, 4, 4\), got \(2, 6, 4\)"),  # another horizon

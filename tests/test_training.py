@@ -1,9 +1,11 @@
 """Transfer behind a pretraining, on a toy dataset: exact resume, export, serving; what the runtime refuses."""
 
+import json
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 from synthetic import make_dataset
 
+from alam_models.contract import Contract, Normalisation
 from alam_models.export import export
 from alam_models.flow_policy import FlowPolicyConfig
 from alam_models.latent_action import ALAMConfig, LossWeights
@@ -102,6 +105,28 @@ def test_transfer_resumes_to_the_bit_exports_and_serves(
     black = {role: np.zeros((128, 128, 3), np.uint8) for role in policy.contract.roles}
     chunk = policy.infer(Observation(black, np.zeros(4), "push the square 0", 5))
     assert chunk.actions.shape == (4, 4) and chunk.latents.shape == (4, 2, 8)
+
+
+def test_a_run_with_other_statistics_is_not_gone_on_with(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import training.data.demonstrations as module
+
+    model = replace(POLICY_SIZE, coupling="none")
+    config = TransferConfig(data=data, out=tmp_path / "run", model=model, steps=1, batch=4, warm_up=1)
+    transfer(config)
+    saved = Contract.load(config.out / "contract.yaml").normalisation
+    record = json.loads((config.out / "step-00000001" / "state.json").read_text())
+    assert saved is not None and record["identity"]["statistics"] == saved.hash == saved.compute_hash()
+    original = module.measure
+
+    def other(*arguments: Any) -> Normalisation:
+        statistics = original(*arguments)
+        return replace(statistics, action_std=(*statistics.action_std[:-1], statistics.action_std[-1] * 1.01))
+
+    monkeypatch.setattr(module, "measure", other)
+    with pytest.raises(ValueError, match=f"holds a run with statistics '{saved.hash}', got '"):
+        transfer(replace(config, steps=2))
 
 
 @pytest.mark.parametrize("coupling", ["none", "two_stage"])

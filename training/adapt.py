@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,7 +16,6 @@ from alam_models.flow_policy import FlowPolicy
 from alam_models.lpips import define_torchvision_operators
 from alam_models.pi0 import Pi0Config
 from alam_models.pi0_weights import pi0_policy, weights_file
-from alam_models.small_backbone import VOCABULARY
 from training.distributed import LAYERS
 from training.settings import TransferConfig
 
@@ -53,7 +51,7 @@ def start_policy(config: TransferConfig) -> tuple[FlowPolicy, dict[str, Any] | N
         model, said = FlowPolicy(config.model), None
     else:
         model, report = pi0_policy(config.model, config.pi0)
-        keys = {"loaded": len(report.loaded), "new": report.new, "unused": report.unused}
+        keys = {"loaded": len(report.loaded), "new": report.new, "cut": report.cut, "unused": report.unused}
         said = {"file": hash_of(weights_file(config.pi0)), "lora_rank": config.lora_rank, "keys": keys}
         assert config.tokenizer is not None
         said["tokenizer"] = hash_of(config.tokenizer)
@@ -72,16 +70,8 @@ def hash_of(path: Path) -> str:
 
 def tokenizer_of(config: TransferConfig) -> Tokenizer:
     """-> how instructions become tokens."""
-    length = config.model.text_length
-    return Tokenizer("paligemma", length, str(config.tokenizer)) if config.tokenizer else Tokenizer("bytes", length)
-
-
-def check_tokens(tokens: np.ndarray, config: TransferConfig) -> None:
-    """tokens int64. Raises ValueError for one that the model has no word for."""
-    backbone = config.model.backbone
-    words = backbone.vocabulary if isinstance(backbone, Pi0Config) else VOCABULARY
-    if tokens.max() >= words:
-        raise ValueError(f"--tokenizer: wanted tokens below the vocabulary of {words}, got {tokens.max()}")
+    kind, path = ("paligemma", str(config.tokenizer)) if config.tokenizer else ("bytes", None)
+    return Tokenizer(kind, config.model.text_length, path, config.model.backbone.vocabulary)
 
 
 def recompute_layers(model: nn.Module) -> None:

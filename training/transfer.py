@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from alam_models.flow_policy import FlowPolicy
 from alam_models.weights import load_encoder, save_weights
-from training.adapt import check_start, check_tokens, plain_weights, start_policy, tokenizer_of
+from training.adapt import check_start, plain_weights, start_policy, tokenizer_of
 from training.checkpoint import resume, save_checkpoint
 from training.data.demonstrations import Demonstrations
 from training.data.samplers import generator_state, set_generator_state
@@ -51,7 +51,6 @@ def transfer(config: TransferConfig) -> None:
         encoder = load_encoder(config.encoder).to(ranks.device) if config.encoder else None
         chosen = (config.data, config.model.horizon, tokenizer_of(config), encoder, config.seed, config.accept)
         data = first_then_others(lambda: Demonstrations(*chosen), ranks)
-        check_tokens(data.tokens, config)
         config = replace(config, model=data.sized(config.model))
         torch.manual_seed(config.seed)  # weights and chance: the same in every process
         generator = np.random.default_rng(config.seed)
@@ -62,7 +61,7 @@ def transfer(config: TransferConfig) -> None:
 
         encoder_hash = transitions_hash(encoder) if encoder else None
         identity = {**settings(config), "data": data.dataset.fingerprint(), "encoder": encoder_hash}
-        identity |= {"pi0": started_from, "processes": ranks.world}
+        identity |= {"statistics": data.statistics.hash, "pi0": started_from, "processes": ranks.world}
         first, drawn = resume(config.out, model, optimiser, identity, average)
         if drawn is not None:
             set_generator_state(generator, drawn)

@@ -24,7 +24,7 @@ from training.data.transitions import transition_cache
 class Demonstrations:
     """A dataset, its statistics and its targets. Frames and transitions are computed once and kept beside it.
 
-    contract: of the policy that learns from it. starts, held_out_starts: steps from which a chunk lies inside an
+    contract: of the policy that learns from it; statistics: its normalisation, with their hash. starts, held_out_starts: steps from which a chunk lies inside an
     episode, of episodes to train on and of others."""
 
     def __init__(
@@ -43,19 +43,22 @@ class Demonstrations:
         self.starts = chunk_starts(dataset, training, horizon)
         self.held_out_starts = chunk_starts(dataset, held_out or training, horizon)
 
+        instructions = [dataset.instruction(i) for i in range(len(dataset.episodes))]
+        self.tokens = np.stack([encode_instruction(words, tokenizer) for words in instructions])
+        self.episode_of = np.repeat(np.arange(len(instructions)), [row["length"] for row in dataset.episodes])
+
         self.frames = {role: frame_cache(dataset, role) for role in roles}
         latents = {r: transition_cache(dataset, r, self.frames[r], encoder) for r in roles} if encoder else {}
-        known = measure(dataset, training, latents, accepted)
         latent = Latent(encoder.config.queries, encoder.config.latent_width) if encoder else None
-        self.contract = policy_contract(dataset.contract, horizon, latent, tokenizer, known)
+        measured = measure(dataset, training, latents, accepted)
+        self.contract = policy_contract(dataset.contract, horizon, latent, tokenizer, measured)
+        assert self.contract.normalisation is not None
+        self.statistics = known = self.contract.normalisation
 
         self.state = standardise(dataset.state, known.state_mean, known.state_std)
         self.action = standardise(dataset.action, known.action_mean, known.action_std)
         views = [standardise(latents[r], known.latent_mean[r], known.latent_std[r]) for r in latents]
         self.transitions = np.stack(views, 1) if views else None
-        instructions = [dataset.instruction(i) for i in range(len(dataset.episodes))]
-        self.tokens = np.stack([encode_instruction(words, tokenizer) for words in instructions])
-        self.episode_of = np.repeat(np.arange(len(instructions)), [row["length"] for row in dataset.episodes])
 
     def sized(self, config: FlowPolicyConfig) -> FlowPolicyConfig:
         """-> the sizes that these data and their encoder decide in place of those given."""
