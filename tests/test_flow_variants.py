@@ -142,6 +142,27 @@ def test_frozen_latents_stay_at_their_noise() -> None:
     assert not torch.allclose(actions, sample(policy, context, noise)[1], atol=1e-4)
 
 
+def test_frozen_latents_are_seen_as_ever_and_only_they_stand_still() -> None:
+    policy, context, steps = small_policy(), inputs(), 4
+    latents, x = policy.noise(2)
+    prefix, freeze = policy.prefix(**context), Intervention(freeze=True)
+    tau = torch.rand(2)
+    moved, acted = policy.velocity(latents, x, tau, prefix, None, freeze)
+    assert not moved.any() and torch.equal(acted, policy.velocity(latents, x, tau, prefix)[1])
+    _, actions = sample(policy, context, (latents, x), steps=steps, intervention=freeze)
+    for step in range(steps):  # by hand: the flow time goes on, for both
+        _, velocity = policy.velocity(latents, x, torch.full((2,), 1 - step / steps), prefix)
+        x = x - velocity / steps
+    torch.testing.assert_close(actions, x, atol=1e-6, rtol=1e-5)
+
+
+def test_a_block_changes_actions_and_leaves_the_papers_latents() -> None:
+    policy, context, noise = small_policy(), inputs(), small_policy().noise(2)
+    latents, actions = sample(policy, context, noise)
+    same, others = sample(policy, context, noise, intervention=Intervention(block=True))
+    assert torch.equal(latents, same) and not torch.allclose(actions, others, atol=1e-4)
+
+
 def test_freezing_a_diffusion_is_refused() -> None:
     policy = small_policy(objective="diffusion")
     with pytest.raises(ValueError, match="freeze: wanted objective 'flow'"):

@@ -24,8 +24,8 @@ from training.data.transitions import transition_cache
 class Demonstrations:
     """A dataset, its statistics and its targets. Frames and transitions are computed once and kept beside it.
 
-    contract: of the policy that learns from it; statistics: its normalisation, with their hash. starts, held_out_starts: steps from which a chunk lies inside an
-    episode, of episodes to train on and of others."""
+    contract: of the policy that learns from it; statistics: its normalisation, with their hash. starts and
+    held_out_starts: steps from which a chunk lies inside an episode, of episodes to train on and of others."""
 
     def __init__(
         self,
