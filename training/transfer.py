@@ -55,7 +55,7 @@ def transfer(config: TransferConfig) -> None:
         torch.manual_seed(config.seed)  # weights and chance: the same in every process
         generator = np.random.default_rng(config.seed)
         model, started_from = start_policy(config)
-        replica = spread(model.to(ranks.device), config.parallel, ranks, also=("loss", "sample"))
+        replica = spread(model.to(ranks.device), config.parallel, ranks, also=("sample",))
         optimiser = make_optimiser(model, config)
         average = copy_of(model) if config.ema else None
 
@@ -143,7 +143,7 @@ def score(model: FlowPolicy, data: Demonstrations, config: TransferConfig, ranks
         images, text, state, latents, actions = data.batch(start[rows], still, config.model, ranks.device)
         noise_latents, noise_actions = (part[rows].to(ranks.device) for part in noise)
         with precision(config, ranks.device):
-            terms = model.loss(images, text, state, latents, actions, chance.of(rows))
+            terms = model(images, text, state, latents, actions, chance.of(rows))
             _, sampled = model.sample(images, text, state, noise_latents, noise_actions)
         found.append({**terms, "action_error": (sampled - actions).abs().mean()})
     model.train()
