@@ -6,6 +6,7 @@ A process alone calls the same functions; they then give back what they got."""
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -29,7 +30,8 @@ LAYERS = (Block, GemmaLayer, SiglipLayer)  # what repeats: kept in parts togethe
 PATIENCE = timedelta(hours=12)  # of those who wait while the first process reads a dataset for the first time
 
 T = TypeVar("T")
-_ended: list[Any] = []  # the last process group of this process
+_ended: list[Any] = []  # the last process group of this process, see join
+atexit.register(_ended.clear)  # its threads must not outlive the interpreter
 
 
 @dataclass(frozen=True)
