@@ -55,8 +55,12 @@ def load_policy(
             raise ValueError(f"bundle {bundle}: contract.yaml: wanted a policy's contract with {field!r}, got none")
     backend = _backend(bundle, card, contract, runtime, threads, provider)
     check_shapes(backend.shapes, contract, bundle)
-    policy_id = f"{bundle.resolve().name}@{card['sha256']['step.onnx'][:8]}"
-    return Policy(backend, contract, policy_id, steps or int(card["steps"]), int(card["replan"]), sampler)
+    return Policy(backend, contract, identity(bundle, card), steps or int(card["steps"]), int(card["replan"]), sampler)
+
+
+def identity(bundle: Path, card: dict[str, Any]) -> str:
+    """-> the folder's name and the first 8 hex digits over its step graph: what measurements call a policy."""
+    return f"{bundle.resolve().name}@{card['sha256']['step.onnx'][:8]}"
 
 
 def _backend(bundle: Path, card: dict[str, Any], contract: Contract, runtime: str, threads: int, where: str) -> Backend:
