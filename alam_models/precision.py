@@ -11,8 +11,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from alam_models.runtime.bundle import DATA
 
-# Cosine to PyTorch in float32, of whole chunks, below which nothing is exported. bfloat16 rounds eight times as coarsely
-# as float16.
+# Cosine to PyTorch in float32, of whole chunks, below which nothing is exported. bfloat16 rounds eight times as
+# coarsely as float16.
 PRECISIONS = {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.995, "int8": 0.999}
 INLINE_BYTES = 1_900_000_000  # of weights inside one file: protobuf ends at 2 GB
 BLOCK = 128  # weights and activations that share a scale
