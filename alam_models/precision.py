@@ -1,4 +1,4 @@
-"""ONNX graphs in fewer bits: fp16 for GPUs, int8 for CPUs. What is small and sensitive stays in float32."""
+"""ONNX graphs in fewer bits: fp16 and bf16 for GPUs, int8 for CPUs. What is small and sensitive stays in float32."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import tempfile
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from alam_models.runtime.bundle import DATA
 
-# Cosine to PyTorch in float32, of whole chunks, below which nothing is exported.
-PRECISIONS = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.999}
+# Cosine to PyTorch in float32, of whole chunks, below which nothing is exported. bfloat16 rounds eight times as
+# coarsely as float16.
+PRECISIONS = {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.995, "int8": 0.999}
 INLINE_BYTES = 1_900_000_000  # of weights inside one file: protobuf ends at 2 GB
 BLOCK = 128  # weights and activations that share a scale
 HANDED_ON = ("key_", "value_")  # how what the prefix hands to the step is called
@@ -20,11 +21,9 @@ HANDED_ON = ("key_", "value_")  # how what the prefix hands to the step is calle
 
 def convert(path: Path, precision: str, kept: set[str]) -> None:
     """The float32 graph at `path` becomes one of a precision of PRECISIONS with the same inputs and outputs, except
-    that in fp16 keys and values are float16. kept: names of nodes that stay in float32."""
-    if precision == "fp32":
-        return
-    model = onnx.load(path)
-    save(to_fp16(model, kept) if precision == "fp16" else to_int8(model, kept), path)
+    that in fp16 and bf16 keys and values are float16 and bfloat16. kept: names of nodes that stay in float32."""
+    if precision != "fp32":
+        save({"fp16": to_fp16, "bf16": to_bf16, "int8": to_int8}[precision](onnx.load(path), kept), path)
 
 
 def to_fp16(model: ModelProto, kept: set[str]) -> ModelProto:
@@ -40,6 +39,57 @@ def to_fp16(model: ModelProto, kept: set[str]) -> ModelProto:
         op_block_list=DEFAULT_OP_BLOCK_LIST,
         node_block_list=sorted(kept | phases(model)),
     )
+
+
+def to_bf16(model: ModelProto, kept: set[str]) -> ModelProto:
+    """As to_fp16 with bfloat16 in its place: the range of float32 in eight bits of precision."""
+    return retyped(to_fp16(model, kept), TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+def rounded(model: ModelProto) -> ModelProto:
+    """A graph of to_bf16 -> the same in float32, each value that was bfloat16 rounded to it: what it computes, for ONNX
+    Runtime on a CPU, which has no bfloat16."""
+    graph = model.graph
+    ends = {end.name for end in (*graph.input, *graph.output)}
+    half = {v.name for v in (*graph.value_info, *graph.output) if v.type.tensor_type.elem_type == TensorProto.BFLOAT16}
+    for node in graph.node:
+        if node.op_type == "Cast" and helper.get_node_attr_value(node, "to") == TensorProto.BFLOAT16:
+            half.add(node.output[0])
+    model = retyped(model, TensorProto.BFLOAT16, TensorProto.FLOAT)
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        for place, name in enumerate(node.output):
+            if name in half:
+                node.output[place], narrow = f"{name}_exact", f"{name}_narrow"
+                nodes.append(helper.make_node("Cast", [f"{name}_exact"], [narrow], to=TensorProto.BFLOAT16))
+                nodes.append(helper.make_node("Cast", [narrow], [name], to=TensorProto.FLOAT))
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    assert ends == {end.name for end in (*graph.input, *graph.output)}
+    return model
+
+
+def retyped(model: ModelProto, old: int, new: int) -> ModelProto:
+    """The model with tensors of one floating-point type where it had another."""
+    graph, numbers = model.graph, helper.tensor_dtype_to_np_dtype(new)
+
+    def change(tensor: TensorProto) -> None:
+        if tensor.data_type == old:
+            values = numpy_helper.to_array(tensor).astype(numbers)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+    for tensor in graph.initializer:
+        change(tensor)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type == old:
+            value.type.tensor_type.elem_type = new
+    for node in graph.node:
+        for attribute in node.attribute:
+            change(attribute.t)
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == old:
+                attribute.i = new
+    return model
 
 
 def phases(model: ModelProto) -> set[str]:

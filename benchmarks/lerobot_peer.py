@@ -27,7 +27,7 @@ def main() -> None:
         torch.set_num_threads(asked["threads"])
         torch.manual_seed(0)
         config, words = SIZES[asked["size"]], asked["words"]
-        model = peer_pi0.make(config, asked["tokens"], asked["action_width"], asked["steps"])
+        model = peer_pi0.make(config, asked["tokens"], asked["action_width"], asked["steps"], asked["dtype"])
     images = [torch.rand(1, 3, config.image_size, config.image_size) * 2 - 1 for _ in range(asked["views"])]
     there = [torch.ones(1, dtype=torch.bool) for _ in images]
     text, known = torch.randint(1, config.vocabulary, (1, words)), torch.ones(1, words, dtype=torch.bool)

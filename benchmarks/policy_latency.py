@@ -39,6 +39,7 @@ from untrained_bundle import export_random  # noqa: E402
 
 PRECISIONS = ("fp32", "fp16", "int8")
 WORDS = "put the red cylinder into the blue box, slowly!!"  # of 48 bytes: no runtime gains by a short instruction
+NO_PEER = "not measured: no --peer (tools/peer_env.py makes one)"
 PAUSE_S = 0.02  # between two chunks: worker threads of the one before may still spin
 TIMES_PARAMETERS = 11  # [bytes] of memory for each parameter while it is exported: PyTorch, the graph, ONNX Runtime
 GOALS = {  # at most, but for those that compare: at least
@@ -99,13 +100,13 @@ def bundle(folder: Path, config: FlowPolicyConfig, precision: str) -> Path:
     return export_random(folder, replace(robot, cameras=cameras), config, centre, 0.01, {}, precision=precision)
 
 
-def eager(config: FlowPolicyConfig) -> Callable[[], float]:
-    """The policy in PyTorch -> one chunk of it, in seconds."""
-    torch.manual_seed(0)
-    policy = FlowPolicy(config).eval()
+def eager(policy: FlowPolicy) -> Callable[[], float]:
+    """A policy in PyTorch -> one chunk of it, in seconds, in the type of its weights."""
+    config, dtype = policy.config, policy.stream_in[-1].weight.dtype
     images = {role: torch.rand(1, 3, s, s) for role, s in zip(config.roles, config.image_sizes, strict=True)}
+    images = {role: image.to(dtype) for role, image in images.items()}
     text, state = torch.randint(1, 257, (1, config.text_length)), torch.randn(1, config.state_width)
-    noise = policy.noise(1)
+    noise = [part.to(dtype) for part in policy.noise(1)]
 
     def run() -> float:
         start = time.perf_counter()
@@ -129,13 +130,14 @@ def exported(policy: Any) -> Callable[[], float]:
     return run
 
 
-def interleave(runs: dict[str, Callable[[], float]], seconds: float) -> dict[str, list[float]]:
-    """Each in turn until `seconds` are over and each has run 20 times -> their seconds, after two that do not count."""
+def interleave(runs: dict[str, Callable[[], float]], seconds: float, least: int = 20) -> dict[str, list[float]]:
+    """Each in turn until `seconds` are over and each has run `least` times -> their seconds, after two that do not
+    count."""
     for run in runs.values():
         run(), run()
     times: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or min(map(len, times.values())) < 20:
+    while time.perf_counter() < end or min(map(len, times.values())) < least:
         for name, run in runs.items():
             time.sleep(PAUSE_S)
             times[name].append(run())
@@ -181,26 +183,22 @@ def measure(size: str, threads: int, seconds: float, environment: Path | None, f
     made = {f"onnx {name}": bundle(folder / f"{size}-{name}", config, name) for name in PRECISIONS}
     made["onnx fp32, action-only"] = bundle(folder / f"{size}-action-only", alone, "fp32")
     policies = {name: load_policy(path, threads=threads) for name, path in made.items()}
-    runs = {"torch": eager(config), **{name: exported(policy) for name, policy in policies.items()}}
+    torch.manual_seed(0)
+    runs = {"torch": eager(FlowPolicy(config).eval()), **{name: exported(policy) for name, policy in policies.items()}}
     tokens = config.horizon * (config.views + 1)
     figures: dict[str, Any] = {"parameters": sum(p.numel() for p in FlowPolicy(config).parameters())}
     figures |= {"steps": config.steps, "suffix tokens": tokens, "peer": "none of these sizes"}
     peer = None
     if size in SIZES:
-        figures["peer"] = "not measured: no --peer (tools/peer_env.py makes one)"
+        figures["peer"] = NO_PEER
         if environment is not None:
-            asked = {"size": size, "threads": threads, "tokens": tokens, "views": len(config.roles)}
-            asked |= {"words": config.text_length, "action_width": 32, "steps": config.steps}
-            runs["peer"] = peer = Peer(environment, asked)
+            runs["peer"] = peer = Peer(environment, like(size, config, threads, "float32"))
             figures["peer"] = peer.about
     times = interleave(runs, seconds)
     if peer is not None:
         peer.close()
     figures["repetitions"] = len(times["torch"])
-    figures["chunk [ms]"] = {
-        name: {f"p{p}": 1e3 * float(np.percentile(values, p)) for p in (10, 50, 90, 99)}
-        for name, values in times.items()
-    }
+    figures["chunk [ms]"] = percentiles(times)
     figures["parts"] = {name: parts(policies[f"onnx {name}"]) for name in PRECISIONS}
     medians = {name: float(np.median(values)) for name, values in times.items()}
     figures["ratios"] = {
@@ -213,6 +211,49 @@ def measure(size: str, threads: int, seconds: float, environment: Path | None, f
         chunk = figures["chunk [ms]"]["onnx fp32"]
         figures["ratios"] |= {"mini p50 [ms]": chunk["p50"], "mini p99 / p50": chunk["p99"] / chunk["p50"]}
     return figures
+
+
+@torch.no_grad()
+def measure_eager(size: str, threads: int, seconds: float, environment: Path | None) -> dict[str, Any]:
+    """-> figures of a size that cannot be exported here: PyTorch in bfloat16, with and without latents on one backbone,
+    and the peer in bfloat16."""
+    config = config_of(size)
+    figures: dict[str, Any] = {"steps": config.steps, "suffix tokens": config.horizon * (config.views + 1)}
+    figures |= {"weights": "bfloat16", "peer": NO_PEER, "parts": {}}
+    runs: dict[str, Callable[[], float]] = {}
+    peer = Peer(environment, like(size, config, threads, "bfloat16")) if environment is not None else None
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        policy = FlowPolicy(config)
+    policy = policy.to(torch.bfloat16).to_empty(device="cpu").eval()
+    for tensor in policy.state_dict().values():
+        tensor.normal_(std=0.02)
+    alone = FlowPolicy(replace(config, coupling="none", mask="full"), policy.backbone).to(torch.bfloat16).eval()
+    figures["parameters"] = sum(p.numel() for p in policy.parameters())
+    runs = {"torch": eager(policy), "torch, action-only": eager(alone)}
+    if peer is not None:
+        runs["peer"], figures["peer"] = peer, peer.about
+    times = interleave(runs, seconds, least=3)
+    if peer is not None:
+        peer.close()
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    figures["repetitions"], figures["chunk [ms]"] = len(times["torch"]), percentiles(times)
+    figures["ratios"] = {"joint / action-only": medians["torch"] / medians["torch, action-only"]}
+    if peer is not None:
+        figures["ratios"]["peer / torch"] = medians["peer"] / medians["torch"]
+    return figures
+
+
+def like(size: str, config: FlowPolicyConfig, threads: int, dtype: str) -> dict[str, Any]:
+    """-> what the peer is to be: as large as our policy, with as many tokens and steps."""
+    tokens, words = config.horizon * (config.views + 1), config.text_length
+    asked = {"size": size, "threads": threads, "dtype": dtype, "tokens": tokens, "views": len(config.roles)}
+    return {**asked, "words": words, "action_width": 32, "steps": config.steps}
+
+
+def percentiles(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Seconds by name -> percentiles [ms] by name."""
+    return {n: {f"p{p}": 1e3 * float(np.percentile(v, p)) for p in (10, 50, 90, 99)} for n, v in times.items()}
 
 
 def report(size: str, figures: dict[str, Any]) -> None:
@@ -231,12 +272,12 @@ def report(size: str, figures: dict[str, Any]) -> None:
 
 
 def lacking(size: str) -> str:
-    """-> why a size cannot be measured on this machine, or nothing."""
+    """-> why a size cannot be exported on this machine, or nothing."""
     with torch.device("meta"):
         needed = TIMES_PARAMETERS * sum(p.numel() for p in FlowPolicy(config_of(size)).parameters()) / 1e9
     there = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     return (
-        f"not measured: its export needs about {needed:.0f} GB of memory, {there:.0f} GB are free"
+        f"in PyTorch alone: its export needs about {needed:.0f} GB of memory, {there:.0f} GB are free"
         if needed > there
         else ""
     )
@@ -261,11 +302,12 @@ def main() -> None:
     folder = arguments.bundles or Path(scratch.name)
     for size in arguments.size:
         if reason := lacking(size):
-            results[size] = reason
             print(f"\n{size}: {reason}")
+            results[size] = measure_eager(size, arguments.threads, arguments.seconds, arguments.peer)
+            results[size]["exported"] = reason
         else:
             results[size] = measure(size, arguments.threads, arguments.seconds, arguments.peer, folder)
-            report(size, results[size])
+        report(size, results[size])
         if arguments.json:
             arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alam_models.contract import Contract
+from alam_models.runtime.sampler import Sampler
 from alam_sim.actuator import ActionActuator
 from alam_sim.metaworld_env import metaworld_contract
 
@@ -56,14 +57,14 @@ class FakeChunk:
 class FakePolicy:
     """Actions and latents that depend on the observation's id and the seed alone."""
 
-    id, replan = "fake@0", 3
+    id, replan, sampler = "fake@0", 3, Sampler()
 
     def __init__(self, spoil: float | None = None) -> None:
         self.contract = metaworld_contract()
         self.spoil = spoil
         self.asked: list[int] = []
 
-    def infer(self, observation: object, seed: int = 0) -> FakeChunk:
+    def infer(self, observation: object, seed: int = 0, committed: object = None, delay: int = 0) -> FakeChunk:
         number = observation.id  # type: ignore[attr-defined]
         self.asked.append(number)
         random = np.random.default_rng([seed, number])

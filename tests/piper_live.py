@@ -40,7 +40,7 @@ class LiveArm:
         loose = {"max_feedback_age": 0.5, "max_camera_age": 2.0, "max_chunk_age": 5.0, "following_error": 1.0}
         self._parameters = {**self.settings, **loose, **parameters}  # a loaded machine is late, and that is not tested
         self.log = self.folder / "node.log"
-        self.commands, self.status = [], []
+        self.commands, self.status, self.under_way = [], [], []
         self._over, self._id, self.feeding = threading.Event(), 0, threading.Lock()
 
     def __enter__(self):
@@ -50,6 +50,7 @@ class LiveArm:
         node = self.client.node
         subscribe(node, topics.COMMAND, lambda message: self.commands.append(np.array(message.position)))
         subscribe(node, topics.ARM_STATUS, self.status.append)
+        subscribe(node, topics.STATE, lambda message: self.under_way.append(message.under_way))
         self.chunks, self.stops = publisher(node, topics.CHUNK), publisher(node, topics.OPERATOR_STOP)
         self.cameras = {role: publisher(node, topic) for role, topic in topics.CAMERA_INFOS.items()}
         self.until(lambda: "ready: call" in self.log.read_text(), "a node that is ready")

@@ -59,7 +59,7 @@ def test_a_variant_is_exported_and_served(changes: dict[str, Any], tmp_path: Pat
     rest = Chunk(chunk.actions[1:], chunk.latents[1:], 0.0)
     if most:
         going_on = policy.infer(look(policy, 1), 4, committed=rest, delay=most)
-        assert np.allclose(going_on.actions[:most], rest.actions[:most], atol=1e-5)
+        assert np.array_equal(going_on.actions[:most], rest.actions[:most])
         assert np.array_equal(going_on.latents[:most], rest.latents[:most])
         free = policy.infer(look(policy, 1), 4)
         assert not np.allclose(going_on.actions[most:], free.actions[most:], atol=1e-3)

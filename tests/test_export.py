@@ -19,6 +19,8 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 import onnx
+from onnx.reference import ReferenceEvaluator
+from onnxruntime.transformers.onnx_model import OnnxModel
 
 from alam_models import export as exporter
 from alam_models import graphs
@@ -87,6 +89,33 @@ def test_a_precision_gives_pytorchs_chunk_and_the_same_bits_again(
         for wanted, got in ((latents, chunk.latents), (actions, chunk.actions)):
             cosine = float((wanted * got).sum() / np.linalg.norm(wanted) / np.linalg.norm(got))
             assert cosine >= PRECISIONS[precision], (text, cosine)
+
+
+def test_bfloat16_is_verified_by_rounding_as_it_does_and_served_by_tensorrt_alone(tmp_path: Path) -> None:
+    bundles = {name: make(tmp_path / name, SMALL, name) for name in ("fp32", "bf16")}
+    about = read_card(bundles["bf16"])["export"]
+    assert about["cosine"] >= PRECISIONS["bf16"] and 1e-4 < about["mean_error"] < about["largest_error"] < 0.2
+    step = onnx.load(bundles["bf16"] / "step.onnx")
+    weights = [t for t in step.graph.initializer if t.data_type == onnx.TensorProto.BFLOAT16]
+    assert sum(np.prod(t.dims) for t in weights) > 0.5 * sum(np.prod(t.dims) for t in step.graph.initializer)
+    with pytest.raises(ValueError, match="got bf16, which it cannot compute in; take runtime tensorrt"):
+        load_policy(bundles["bf16"])
+
+    # By the reference of ONNX, which has bfloat16.
+    policy, contract = FlowPolicy(SMALL), Contract.load(bundles["fp32"] / "contract.yaml")
+    inputs = graphs.example(policy, contract)
+    inputs |= {name: torch.full((1, SMALL.horizon), 0.5) for name in ("tau", "tau_latents")}
+    said = {}
+    for kind, change in (("bf16", lambda model: model), ("rounded", precisions.rounded)):
+        held = dict(inputs)
+        for name in ("prefix.onnx", "step.onnx"):
+            ordered = OnnxModel(change(onnx.load(bundles["bf16"] / name)))
+            ordered.topological_sort()
+            session = ReferenceEvaluator(ordered.model)
+            given = {n: held[n].numpy() if isinstance(held[n], torch.Tensor) else held[n] for n in session.input_names}
+            held |= dict(zip(session.output_names, session.run(None, given), strict=True))
+        said[kind] = held["action_velocity"].astype(np.float32)
+    assert np.abs(said["bf16"] - said["rounded"]).max() < 0.02 * np.abs(said["bf16"]).max()
 
 
 def by_pytorch(policy: FlowPolicy, served: Any, one: Observation, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """MetaWorld as a robot: exact seeds, two living views, no privileged state; demonstrations that resume."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from alam_models.contract import Contract, prepare_frame
 from alam_sim.metaworld_env import TASKS, MetaWorldEnv, metaworld_contract
 from alam_sim.metaworld_tasks import INSTRUCTIONS, check_task, tier
 from training.collect import CollectConfig, expert_action, parse_tasks, run_episode
+from training.compare import read_outcomes
 from training.data.lerobot import LeRobotDataset
 from training.evaluate import evaluate
 
@@ -160,3 +162,12 @@ def test_evaluation_counts_every_seed_and_gives_the_same_twice(tiny_bundle: Path
     assert [seed for seed, _, _ in first] == [20000, 20001, 20002]
     assert all(steps == 8 or success for _, steps, success in first)
     assert attempts() == first
+
+
+@pytest.mark.sim
+def test_evaluation_writes_what_comparing_reads(tiny_bundle: Path, tmp_path: Path) -> None:
+    asked = ["--bundle", tiny_bundle, "--tasks", "reach-v3", "--seeds", "20000:20002", "--max-steps", "2"]
+    written = tmp_path / "results" / "tiny.json"
+    subprocess.run([sys.executable, "training/evaluate.py", *map(str, asked), "--json", written], cwd=ROOT, check=True)
+    assert read_outcomes(written) == {("reach-v3", 20000): False, ("reach-v3", 20001): False}
+    assert json.loads(written.read_text())["policy"].startswith(f"{tiny_bundle.name}@")

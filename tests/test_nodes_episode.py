@@ -176,6 +176,32 @@ def test_realtime_splices_late_chunks_and_holds_when_they_run_out():
     assert now - 50.0 == pytest.approx(12 * DT, abs=1e-6)
 
 
+def test_only_a_world_that_does_not_wait_says_that_a_chunk_is_under_way():
+    env, said, now = FakeEnv(), {}, 0.0
+    episode = RealtimeEpisode(env, GOAL, env.actuator(), 0)
+    while env.steps < 30:
+        todo = episode.next(now)
+        if todo == "observe":
+            said[env.steps] = episode.observe().under_way
+            episode.given(now)
+            if env.steps in (0, 9, 12):
+                offered = answer(episode, np.full((8, 4), 9.0 if env.steps == 9 else 0.1, np.float32))
+                assert bool(episode.offer(offered, names(episode), now)) == (env.steps == 9)
+            if env.steps == 18:
+                episode.actuator.enable(False)
+        elif todo == "step":
+            episode.step(now)
+        else:
+            now += episode.wait_s(now) + 1e-9
+    assert [step for step, under_way in said.items() if under_way] == [3, 6, 15, 18]  # 12: the chunk of 9 was refused
+    waits = lockstep()
+    waits.given(0.0)
+    waits.offer(answer(waits), names(waits), 0.0)
+    while waits.next(0.0) == "step":
+        waits.step(0.0)
+    assert waits.env.steps == 3 and not waits.observe().under_way
+
+
 def test_realtime_slips_rather_than_runs_after_a_stall():
     env = FakeEnv()
     episode = RealtimeEpisode(env, GOAL, env.actuator(), 0)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from fake_world import FakePolicy
 
+from alam_models.runtime.sampler import Sampler
 from alam_policy.server import PolicyServer, Proprioception
 from alam_policy.worker import NewestWins
 from alam_sim.metaworld_env import metaworld_contract
@@ -23,16 +24,17 @@ class Seen:
 
 
 class Answers:
-    """Collects answers and waits for them."""
+    """Collects answers and waits for them; each went out `takes_ns` after its observation."""
 
-    def __init__(self):
-        self.all = []
+    def __init__(self, takes_ns=0):
+        self.all, self.takes_ns = [], takes_ns
         self._new = threading.Condition()
 
     def __call__(self, answer):
         with self._new:
             self.all.append(answer)
             self._new.notify()
+        return answer.observation_ns + self.takes_ns
 
     def wait(self, count):
         with self._new:
@@ -40,17 +42,17 @@ class Answers:
             return self.all
 
 
-def serve(policy=None, max_skew_s=0.0):
-    answers = Answers()
+def serve(policy=None, max_skew_s=0.0, takes_ns=0):
+    answers = Answers(takes_ns)
     server = PolicyServer(policy or FakePolicy(), Seen, 0, answers, lambda: 1.0, max_skew_s)
     server.activate(True)
     return server, answers
 
 
-def observe(server, number, stamp_ns):
+def observe(server, number, stamp_ns, under_way=False):
     for role in ("third_person", "wrist"):
         server.add(role, stamp_ns, np.zeros((128, 128, 3), np.uint8))
-    server.add("state", stamp_ns, Proprioception(np.zeros(4), "do it", number))
+    server.add("state", stamp_ns, Proprioception(np.zeros(4), "do it", number, under_way))
 
 
 def test_an_observation_is_answered_once_the_robot_is_known():
@@ -112,10 +114,10 @@ def test_free_running_cameras_are_paired_and_the_answer_bears_the_third_person_s
 
 def test_a_failing_inference_is_reported_and_the_next_one_is_answered():
     class Fails(FakePolicy):
-        def infer(self, observation, seed=0):
+        def infer(self, observation, *options):
             if observation.id == 1:
                 raise ValueError("wanted finite state")
-            return super().infer(observation, seed)
+            return super().infer(observation, *options)
 
     server, answers = serve(Fails())
     server.robot(metaworld_contract().to_yaml())
@@ -124,6 +126,32 @@ def test_a_failing_inference_is_reported_and_the_next_one_is_answered():
     observe(server, 2, 20)
     answers.wait(1)
     assert server.status(1.0).message == "serving"
+    assert server.stop()
+
+
+def test_a_policy_that_was_trained_for_it_goes_on_with_what_is_on_its_way():
+    class GoesOn(FakePolicy):
+        sampler = Sampler(committed=3)
+
+        def infer(self, observation, seed=0, committed=None, delay=0):
+            handed.append((committed, delay))
+            return super().infer(observation, seed)
+
+    handed, step_ns = [], 12_500_000
+    server, answers = serve(GoesOn(), takes_ns=2 * step_ns)
+    for restart in range(2):
+        server.robot(metaworld_contract().to_yaml())
+        for number, under_way in enumerate((False, True, False, True)):
+            observe(server, number, (3 * number + 20 * restart) * step_ns, under_way)
+            answers.wait(4 * restart + number + 1)
+            until(lambda: len(handed) == len(answers.all) and server.status(1.0).values["chunk_rate_hz"] != "0.0")
+    assert [delay for _, delay in handed] == [0, 2, 0, 2] * 2
+    assert np.array_equal(handed[1][0].actions, answers.all[0].chunk.actions[3:5])
+    assert np.array_equal(handed[3][0].latents, answers.all[2].chunk.latents[3:5])
+    assert server.status(1.0).values["committed_steps"] == "2"
+    observe(server, 9, 10**10)
+    answers.wait(9)
+    assert server.status(1.0).values["committed_steps"] == "0: the robot follows no chunk"
     assert server.stop()
 
 

@@ -18,10 +18,11 @@ import numpy as np  # noqa: E402
 from alam_msgs.msg import ActionChunk  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
+from tiny_bundle import make_tiny_bundle  # noqa: E402
 
 from alam_common import topics  # noqa: E402
 from alam_common.base_node import publisher, subscribe  # noqa: E402
-from alam_common.convert import fill_chunk, stamp_ns  # noqa: E402
+from alam_common.convert import fill_chunk, read_chunk, stamp_ns  # noqa: E402
 from alam_common.task_client_node import TaskClient  # noqa: E402
 from alam_models.contract import Contract  # noqa: E402
 
@@ -224,6 +225,33 @@ def test_realtime_runs_against_the_clock(start, client, tiny_bundle):
     assert attempt.steps == 160
     assert time.monotonic() - began > 1.9
     assert attempt.latencies
+
+
+def test_chunks_go_on_with_what_is_on_its_way_but_never_where_the_world_waits(start, client, tmp_path):
+    bundle = make_tiny_bundle(tmp_path, horizon=24, prefix_conditioning=8)  # so long that a loaded machine is in time
+    chunks = []
+    subscribe(client.node, topics.CHUNK, chunks.append)
+    policy = start("policy", bundle=bundle, delay=0.02, use_sim_time="true")
+    robot = start("robot", mode="realtime", contract=bundle / "contract.yaml")
+    client.wait_ready(PATIENCE_S)
+    attempt = client.run(TASK, 1, timeout_s=2.0)
+    assert attempt.status == "succeeded"
+    until(lambda: client.says("policy", "committed_steps") in map(str, range(1, 9)), "the diagnostics")
+    assert robot.end()[0] == 0
+    step_ns, earlier, going_on = 12_500_000, {}, 0
+    for chunk in chunks:
+        rows, began_ns = read_chunk(chunk), stamp_ns(chunk.observation_stamp)
+        going_on += rows[0].tobytes() in earlier.get(began_ns, ())
+        for k, row in enumerate(rows):
+            earlier.setdefault(began_ns + k * step_ns, set()).add(row.tobytes())
+    assert len(chunks) > 8 and going_on > len(chunks) / 2
+
+    start("robot", contract=bundle / "contract.yaml")
+    client.wait_ready(PATIENCE_S)
+    client.run(TASK, 5, timeout_s=0.5)
+    until(lambda: "seed 5" in client.says("metaworld", "last_episode"), "the digest")
+    assert client.says("metaworld", "last_episode").rpartition(" ")[2] == digest_in_process(bundle, 5, 40)
+    assert policy.end()[0] == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -88,6 +88,20 @@ def test_a_bad_chunk_is_refused_with_its_reason_and_changes_no_command(moving, m
     live.stays(command)
 
 
+def test_its_state_says_whether_the_newest_chunk_is_under_way(moving):
+    live, _ = moving
+    live.until(lambda: live.under_way[-1], "a chunk that is under way")
+    with live.feeding:
+        live.chunks.publish(live.chunk(nan_row()))
+        live.until(lambda: not live.under_way[-1], "the state after a refused chunk")
+        assert live.status[-1].mode == "moving", "the chunk before it goes on"
+        live.chunks.publish(live.chunk())
+        live.until(lambda: live.under_way[-1], "the state after one that was taken")
+        live.reach("holding")  # it ran out
+        live.until(lambda: not live.under_way[-1], "the state in a hold")
+    live.reach("moving")
+
+
 def test_a_chunk_that_comes_again_is_refused_and_changes_no_command(moving):
     live, command = moving
     with live.feeding:
@@ -136,6 +150,7 @@ def test_a_chunk_without_a_task_is_refused(live):
     command = live.still()
     live.chunks.publish(live.chunk(AWAY))
     refused(live, "no task runs")
+    assert not live.under_way[-1]
     live.stays(command)
 
 

@@ -85,13 +85,21 @@ def test_node_launch_and_runtime_list_the_same_ones():
 
 
 @pytest.mark.ros
-def test_the_node_ends_at_once_with_the_sentence(tiny_bundle):
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("provider:=cuda", "policy: provider cuda: wanted CUDAExecutionProvider in ONNX Runtime, got"),
+        ("runtime:=tensorrt", "policy: runtime tensorrt: wanted the package tensorrt, got"),
+        ("runtime:=torch", "policy: parameter runtime: wanted str, `onnxruntime`, `tensorrt`; got 'torch'"),
+    ],
+)
+def test_the_node_ends_at_once_with_the_sentence(tiny_bundle, option, said):
     if PROVIDERS["cuda"] in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
-    options = ["-p", f"bundle:={tiny_bundle}", "-p", "provider:=cuda"]
+    options = ["-p", f"bundle:={tiny_bundle}", "-p", option]
     done = subprocess.run(
         [sys.executable, "-m", "alam_policy.policy_node", "--ros-args", *options],
         capture_output=True, text=True, timeout=120, env=os.environ,
     )  # fmt: skip
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "policy: provider cuda: wanted CUDAExecutionProvider in ONNX Runtime, got" in done.stderr
+    assert said in done.stderr

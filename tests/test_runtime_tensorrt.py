@@ -16,6 +16,7 @@ import yaml
 pytest.importorskip("onnxruntime")
 
 import fake_tensorrt
+import onnx
 from test_export import PI0, SMALL, look, make
 
 from alam_models.runtime import load_policy
@@ -78,7 +79,7 @@ def test_refusals_are_one_sentence(
     card = yaml.safe_load((bundle / "card.yaml").read_text())
     card["export"]["precision"] = "int8"
     (bundle / "card.yaml").write_text(yaml.safe_dump(card))
-    with pytest.raises(ValueError, match="exported with --precision fp16 or fp32, got int8"):
+    with pytest.raises(ValueError, match="exported with --precision fp16, bf16 or fp32, got int8"):
         load_policy(bundle, "tensorrt")
 
 
@@ -88,10 +89,10 @@ def test_another_gpu_version_or_graph_has_another_engine() -> None:
     assert len({engine_file(Path(), *each) for each in named}) == len(named)
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("config", [SMALL, pytest.param(PI0, marks=pytest.mark.slow)], ids=["small", "pi0"])
 def test_tensorrt_reads_and_builds_both_graphs(config: Any, precision: str, tmp_path: Path) -> None:
-    """Without a GPU: tensorrt-rtx (`pip install tensorrt-rtx==1.7.1.116`) builds for one that is named."""
+    """Without a GPU: tensorrt-rtx (`pip install -e .[tensorrt] -c constraints.txt`) builds for one that is named."""
     trt = pytest.importorskip("tensorrt_rtx")
     bundle = make(tmp_path, config, precision)
     about = read_card(bundle)["export"]
@@ -103,10 +104,13 @@ def test_tensorrt_reads_and_builds_both_graphs(config: Any, precision: str, tmp_
     for graph in ("prefix.onnx", "step.onnx"):
         plan = build_engine(trt, bundle / graph, (1, config.text_length), about["prefix_tokens"], configure=for_ada)
         assert len(plan) > 1000
+        kinds = {tensor.data_type for tensor in onnx.load(bundle / graph).graph.initializer}
+        for kind, name in ((onnx.TensorProto.FLOAT16, "fp16"), (onnx.TensorProto.BFLOAT16, "bf16")):
+            assert (kind in kinds) == (precision == name)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("config", [SMALL, PI0], ids=["small", "pi0"])
 def test_on_a_gpu_it_agrees_with_onnx_runtime(
     config: Any, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -114,7 +118,8 @@ def test_on_a_gpu_it_agrees_with_onnx_runtime(
     """With the packages of docker/requirements-gpu.txt: `make test ARGS="-m gpu tests/test_runtime_tensorrt.py"`."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     bundle = make(tmp_path, config, precision)
-    policy, reference = load_policy(bundle, "tensorrt"), load_policy(bundle, threads=1)
+    same = bundle if precision != "bf16" else make(tmp_path / "fp32", config, "fp32")
+    policy, reference = load_policy(bundle, "tensorrt"), load_policy(same, threads=1)
     for text in ("reach the goal", "go"):
         got, again, wanted = (each.infer(look(each, 3, text), 1).actions for each in (policy, policy, reference))
         cosine = float((got * wanted).sum() / np.linalg.norm(got) / np.linalg.norm(wanted))

@@ -24,7 +24,7 @@ FIELD = re.compile(r"^(?P<type>[\w/]+(?:\[\S*\])?)\s+(?P<name>\w+)(?:\s+[^#]*)?(
 HEADER = "std_msgs/Header header"
 WANTED = {
     "msg/StateVector.msg": [
-        [HEADER, "uint64 observation_id", "string instruction", "string[] names", "float64[] values"],
+        [HEADER, "uint64 observation_id", "string instruction", "string[] names", "float64[] values", "bool under_way"],
     ],
     "msg/ActionChunk.msg": [
         [

@@ -36,8 +36,10 @@ class ReadOnlyCache:
         return torch.cat([stored.keys, keys], 2), torch.cat([stored.values, values], 2)
 
 
-def make(config: Pi0Config, horizon: int, action_width: int, steps: int = 10) -> Any:
-    """-> LeRobot's PI0Pytorch in float32 and evaluation mode, sized as our backbone of this config. 8 heads only."""
+def make(config: Pi0Config, horizon: int, action_width: int, steps: int = 10, dtype: str = "float32") -> Any:
+    """-> LeRobot's PI0Pytorch in evaluation mode, sized as our backbone of this config. 8 heads only.
+
+    dtype: float32 or bfloat16, which leaves norms and the first layer of the vision tower in float32."""
     _patch()
     sizes = {"language": config.language, "expert": config.expert}
 
@@ -65,7 +67,7 @@ def make(config: Pi0Config, horizon: int, action_width: int, steps: int = 10) ->
     modeling_pi0.PaliGemmaForConditionalGeneration = paligemma
     modeling_pi0.GemmaForCausalLM = gemma
     theirs = PI0Config(
-        dtype="float32",
+        dtype=dtype,
         chunk_size=horizon,
         n_action_steps=horizon,
         max_state_dim=config.state_width,
@@ -75,7 +77,13 @@ def make(config: Pi0Config, horizon: int, action_width: int, steps: int = 10) ->
         device="cpu",
     )
     theirs.paligemma_variant, theirs.action_expert_variant = "language", "expert"
-    return modeling_pi0.PI0Pytorch(theirs).eval()
+    torch.set_default_dtype(getattr(torch, dtype))  # made in it, not cast to it: half the memory at the peak
+    model = modeling_pi0.PI0Pytorch(theirs).eval()
+    torch.set_default_dtype(torch.float32)
+    for name, part in model.named_children():
+        if name != "paligemma_with_expert":
+            part.float()  # as it would be had it been made in float32
+    return model
 
 
 def _patch() -> None:
@@ -97,7 +105,9 @@ def _norm(self: Any, x: Tensor, cond: None = None) -> tuple[Tensor, None]:
 
 
 def _image_features(self: Any, pixel_values: Tensor) -> Tensor:
-    return self.multi_modal_projector(self.vision_tower(pixel_values).last_hidden_state)
+    tower = self.vision_tower.vision_model
+    x = tower.embeddings(pixel_values).to(self.multi_modal_projector.linear.weight.dtype)  # they stay float32
+    return self.multi_modal_projector(tower.post_layernorm(tower.encoder(inputs_embeds=x).last_hidden_state))
 
 
 def _gemma(
@@ -109,7 +119,8 @@ def _gemma(
     use_cache: bool | None = None,
     adarms_cond: None = None,
 ) -> Any:
-    x, turn = inputs_embeds, self.rotary_emb(inputs_embeds, position_ids)
+    x = inputs_embeds.to(self.layers[0].self_attn.q_proj.weight.dtype)
+    turn, attention_mask = self.rotary_emb(x, position_ids), attention_mask.to(x.dtype)
     written = DynamicCache() if use_cache else None
     cache = ReadOnlyCache(past_key_values) if past_key_values is not None else written
     for layer in self.layers:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from alam_common.scores import Attempt, parse_seeds, summarise, table
 from alam_models.runtime import load_policy
-from alam_models.runtime.bundle import read_card
+from alam_models.runtime.bundle import identity, read_card
 from alam_sim.episode import run_episode
 from alam_sim.metaworld_env import MetaWorldEnv
 from alam_sim.metaworld_tasks import check_task
@@ -79,18 +79,25 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the result here")
     arguments = parser.parse_args()
     try:
-        tasks = arguments.tasks or read_card(arguments.bundle)["tasks"]
+        card, seeds = read_card(arguments.bundle), parse_seeds(arguments.seeds)
+        tasks = arguments.tasks or card["tasks"]
         for task in tasks:
             check_task(task)
         rest = (arguments.workers, arguments.max_steps, arguments.steps, arguments.replan)
-        attempts = evaluate(arguments.bundle, tasks, parse_seeds(arguments.seeds), *rest)
+        attempts = evaluate(arguments.bundle, tasks, seeds, *rest)
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"evaluate: {error}")
     except KeyboardInterrupt:
         sys.exit("evaluate: stopped")
     print(table(attempts))
     if arguments.json:
-        arguments.json.write_text(json.dumps(summarise(attempts), indent=2) + "\n")
+        conditions = {"mode": "in process", "max_steps": arguments.max_steps, "seeds": [seeds.start, seeds.stop]}
+        text = json.dumps(
+            {"policy": identity(arguments.bundle, card), **conditions, "complete": True, **summarise(attempts)},
+            indent=2,
+        )
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -55,21 +55,30 @@ def load_policy(
             raise ValueError(f"bundle {bundle}: contract.yaml: wanted a policy's contract with {field!r}, got none")
     backend = _backend(bundle, card, contract, runtime, threads, provider)
     check_shapes(backend.shapes, contract, bundle)
-    policy_id = f"{bundle.resolve().name}@{card['sha256']['step.onnx'][:8]}"
-    return Policy(backend, contract, policy_id, steps or int(card["steps"]), int(card["replan"]), sampler)
+    return Policy(backend, contract, identity(bundle, card), steps or int(card["steps"]), int(card["replan"]), sampler)
+
+
+def identity(bundle: Path, card: dict[str, Any]) -> str:
+    """-> the folder's name and the first 8 hex digits over its step graph: what measurements call a policy."""
+    return f"{bundle.resolve().name}@{card['sha256']['step.onnx'][:8]}"
 
 
 def _backend(bundle: Path, card: dict[str, Any], contract: Contract, runtime: str, threads: int, where: str) -> Backend:
+    about = card.get("export", {})
     if runtime == "onnxruntime":
+        if about.get("precision") == "bf16":
+            raise ValueError(
+                "runtime onnxruntime: wanted a bundle in fp32, fp16 or int8, got bf16, which it cannot compute in; "
+                "take runtime tensorrt or export it again"
+            )
         from alam_models.runtime.onnx import OnnxBackend
 
         return OnnxBackend(bundle, threads, where)
     from alam_models.runtime.tensorrt_runtime import TensorrtBackend
 
-    about = card.get("export", {})
-    if about.get("precision") not in ("fp32", "fp16") or "prefix_tokens" not in about:
+    if about.get("precision") not in ("fp32", "fp16", "bf16") or "prefix_tokens" not in about:
         raise ValueError(
-            f"runtime tensorrt: wanted a bundle that was exported with --precision fp16 or fp32, got "
+            f"runtime tensorrt: wanted a bundle that was exported with --precision fp16, bf16 or fp32, got "
             f"{about.get('precision', 'one of an earlier version')}; export it again or take runtime onnxruntime"
         )
     hashes = {

@@ -136,6 +136,8 @@ class Policy:
         latents, actions = generate(self._backend, self.sampler, latents, actions, self.steps, delay)
         # Nothing is clipped here: the gate before the actuator tells an overshoot from a fault.
         commands = unstandardise(actions[0], statistics.action_mean, statistics.action_std)
+        if committed is not None:
+            commands[:delay] = committed.actions[:delay]  # to the bit, whatever standardising rounds
         return Chunk(commands, latents[0], time.perf_counter() - begin)
 
     def _check(self, committed: Chunk, delay: int) -> None:

@@ -1,7 +1,7 @@
 """The two graphs of a bundle as TensorRT engines on an NVIDIA GPU: no torch, all memory taken at the start.
 
 Engines are built at the first start, for this GPU, this TensorRT and these graphs, and kept in `engine_folder()`. Their
-types are those of the graphs: a bundle that was exported in fp16 computes in float16."""
+types are those of the graphs: a bundle that was exported in fp16 computes in float16, in bf16 in bfloat16."""
 
 from __future__ import annotations
 

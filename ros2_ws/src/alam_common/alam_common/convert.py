@@ -66,13 +66,21 @@ def fill_camera_info(message: Any, width: int, height: int, fovy_rad: float, fra
 
 
 def fill_state(
-    message: Any, names: tuple[str, ...], values: np.ndarray, instruction: str, observation_id: int, time_ns: int
+    message: Any,
+    names: tuple[str, ...],
+    values: np.ndarray,
+    instruction: str,
+    observation_id: int,
+    time_ns: int,
+    under_way: bool = False,
 ) -> None:
-    """values (S,) in contract units -> alam_msgs/StateVector. Raises ValueError when there are not as many names."""
+    """values (S,) in contract units -> alam_msgs/StateVector; under_way: see there.
+
+    Raises ValueError when there are not as many names."""
     if values.shape != (len(names),):
         raise ValueError(f"state: wanted {len(names)} values, got shape {values.shape}")
     fill_stamp(message.header.stamp, time_ns)
-    message.observation_id, message.instruction = int(observation_id), instruction
+    message.observation_id, message.instruction, message.under_way = int(observation_id), instruction, under_way
     message.names, message.values = (list(names), array("d", np.asarray(values, np.float64).tobytes()))
 
 

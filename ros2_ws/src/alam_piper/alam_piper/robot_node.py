@@ -77,6 +77,7 @@ class PiperNode(LifecycleNode):
         self._observations = 0
         self._instruction = INSTRUCTION
         self._busy = threading.Lock()  # a task runs
+        self._took = False  # the newest chunk was accepted
         self._chunks, self._feedback_rate = Rate(), Rate()
         self._measured, self._commanded = JointState(name=list(arm.NAMES)), JointState(name=list(arm.NAMES))
         self._state, self._arm_status = StateVector(), ArmStatus()
@@ -190,7 +191,8 @@ class PiperNode(LifecycleNode):
         message.effort = array("d", row[15:22].tobytes())
         self._topics[topics.JOINT_STATES.name].publish(message)
         self._observations += 1
-        fill_state(self._state, arm.NAMES, row[1:8], self._instruction, self._observations, time_ns)
+        under_way = self._busy.locked() and self._took and self._arm_status.mode == MOVING
+        fill_state(self._state, arm.NAMES, row[1:8], self._instruction, self._observations, time_ns, under_way)
         self._topics[topics.STATE.name].publish(self._state)
 
     def _publish_command(self, row: np.ndarray, now: float) -> None:
@@ -289,7 +291,8 @@ class PiperNode(LifecycleNode):
         seen = self._stamps.seconds(stamp_ns(message.observation_stamp))
         chunk = TimedChunk(actions, seen, message.observation_id, message.dt, message.policy_id)
         with suppress(ConnectionError):
-            if not arm_.offer(chunk, tuple(message.names)):
+            self._took = not arm_.offer(chunk, tuple(message.names))
+            if self._took:
                 self._chunks.tick(time.monotonic())
 
     def _on_camera(self, index: int, message: CameraInfo) -> None:

@@ -124,7 +124,9 @@ class PolicyNode(LifecycleNode):
         self._take(
             STATE_STREAM,
             message,
-            lambda: Proprioception(read_state(message, names), message.instruction, message.observation_id),
+            lambda: Proprioception(
+                read_state(message, names), message.instruction, message.observation_id, message.under_way
+            ),
         )
 
     def _on_contract(self, message: String) -> None:
@@ -144,7 +146,8 @@ class PolicyNode(LifecycleNode):
 
     # What the server says (called from its thread)
 
-    def _publish(self, answer: Answer) -> None:
+    def _publish(self, answer: Answer) -> int:
+        """-> robot time [ns] at which it went out."""
         contract, chunk = self._policy.contract, answer.chunk
         time.sleep(self._settings["delay"])
         about = (1 / contract.control_rate_hz, answer.observation_id, answer.observation_ns)
@@ -156,6 +159,7 @@ class PolicyNode(LifecycleNode):
         self._chunks.publish(actions)
         fill_latents(latents, chunk.latents, contract.roles, *about, sent_ns, self._policy.id)
         self._latents.publish(latents)
+        return sent_ns
 
     def _status(self, now: float) -> Status:
         return self._server.status(now) if self._server else Status(OK, "unconfigured", {"mode": "unconfigured"})

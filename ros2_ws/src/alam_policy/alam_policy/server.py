@@ -12,6 +12,7 @@ from alam_common.alignment import Synchroniser
 from alam_common.diagnostics import ERROR, OK, WARN, Durations, Rate, Status
 from alam_common.pairing import Pairing
 from alam_models.contract import Contract, disagreements
+from alam_policy.on_the_way import OnTheWay
 from alam_policy.worker import NewestWins
 
 STATE_STREAM = "state"
@@ -19,11 +20,12 @@ STATE_STREAM = "state"
 
 @dataclass(frozen=True)
 class Proprioception:
-    """state (S,) float64 with what else came in its message."""
+    """state (S,) float64 with what else came in its message. under_way: see StateVector."""
 
     state: np.ndarray
     instruction: str
     observation_id: int
+    under_way: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,12 @@ class PolicyServer:
         policy: Any,
         make_observation: Callable[..., Any],
         seed: int,
-        publish: Callable[[Answer], None],
+        publish: Callable[[Answer], int],
         clock: Callable[[], float],
         max_skew_s: float = 0.0,
     ) -> None:
-        """policy, make_observation: of alam_models.runtime; clock: monotonic wall time [s].
+        """policy, make_observation: of alam_models.runtime; publish: -> robot time [ns] at which it did; clock:
+        monotonic wall time [s].
 
         max_skew_s: how far apart the stamps of one observation may lie; 0: they are equal, as simulators give them."""
         self._policy, self._make_observation, self._seed = (policy, make_observation, seed)
@@ -60,6 +63,8 @@ class PolicyServer:
         self._streams_seen = {stream: Rate() for stream in self._streams}
         self._worker = NewestWins(self._answer)
         self._last: Answer | None = None
+        self._on_the_way = OnTheWay(policy.contract.control_rate_hz, policy.sampler.committed)
+        self._committed = ""
         self.active = False
         self._fits = False
         self._error = ""
@@ -72,8 +77,9 @@ class PolicyServer:
             robot = Contract.from_yaml(contract_yaml, "/robot/contract")
         except ValueError as error:
             return str(error)
+        self._on_the_way.clear()  # it has just started: its time may have, too
         if self._pairing is not None:
-            self._pairing.clear()  # it has just started: its time may have, too
+            self._pairing.clear()
         sentences = disagreements(wanted=self._policy.contract, got=robot)
         self._fits = not sentences
         return f"policy {self._policy.id} was made for another robot: {'; '.join(sentences)}" if sentences else ""
@@ -95,6 +101,7 @@ class PolicyServer:
 
     def activate(self, active: bool) -> None:
         self.active = active
+        self._on_the_way.clear()
         self._align.clear()
         if self._pairing is not None:
             self._pairing.clear()
@@ -122,6 +129,7 @@ class PolicyServer:
             "chunk_rate_hz": f"{self._answers.rate_hz(now):.1f}",
             "inference_p50_ms": f"{self._inference.percentile_ms(50):.1f}",
             "inference_p99_ms": f"{self._inference.percentile_ms(99):.1f}",
+            "committed_steps": self._committed,
             "items_dropped": str(self._align.dropped),
             "observations_superseded": str(self._worker.superseded),
         }
@@ -141,18 +149,24 @@ class PolicyServer:
         """On the worker's thread. The same observation again (its answer was lost) gets the same answer again."""
         whole, stamp_ns = request
         sensed: Proprioception = whole[STATE_STREAM]
-        last = self._last
+        last, new = self._last, False
         if last is None or (last.observation_id, last.observation_ns) != (sensed.observation_id, stamp_ns):
             images = {role: whole[role] for role in self._policy.contract.roles}
             try:
                 seen = self._make_observation(images, sensed.state, sensed.instruction, sensed.observation_id)
-                chunk = self._policy.infer(seen, self._seed)
+                rest, why = self._on_the_way.at(stamp_ns, sensed.instruction, sensed.under_way)
+                delay = len(rest.actions) if rest else 0
+                chunk = self._policy.infer(seen, self._seed, rest, delay)
             except Exception as error:  # whatever a bundle does, the node stays and says so; the robot holds meanwhile
                 self._error = f"observation {sensed.observation_id} got no answer: {error}"
                 return
             self._inference.add(chunk.inference_time_s)
+            self._committed = f"{delay}: {why}" if why else f"{delay}"
             self._last = last = Answer(chunk, sensed.observation_id, stamp_ns)
+            new = True
         self._error = ""
         self._answers.tick(self._clock())
         if self.active:
-            self._publish(last)
+            sent_ns = self._publish(last)
+            if new:
+                self._on_the_way.sent(last.chunk, stamp_ns, sent_ns)

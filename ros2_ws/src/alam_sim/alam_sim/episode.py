@@ -50,13 +50,15 @@ class Goal:
 
 @dataclass(frozen=True)
 class Observed:
-    """images {role: (h, w, 3) uint8}, state (S,) float64; id = seed << 32 | step; stamp: robot time [ns]."""
+    """images {role: (h, w, 3) uint8}, state (S,) float64; id = seed << 32 | step; stamp: robot time [ns]; under_way:
+    the newest chunk was taken, is executed and goes on until the next one comes: never where the world waits."""
 
     images: dict[str, np.ndarray]
     state: np.ndarray
     instruction: str
     id: int
     stamp_ns: int
+    under_way: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ class Episode:
         """-> robot time [s]."""
         return self.stamp_ns / 1e9
 
+    @property
+    def under_way(self) -> bool:
+        """-> Observed.under_way, now."""
+        return False
+
     def observe(self) -> Observed:
         """-> what the robot sees at this step; asked again at the same step, the very same object."""
         observation_id = self.goal.seed << 32 | self.env.steps
@@ -114,7 +121,8 @@ class Episode:
             for role in sorted(images):
                 self._digest.update(images[role].tobytes())
             self._digest.update(state.tobytes())
-            self._observed = Observed(images, state, self.goal.instruction, observation_id, self.stamp_ns)
+            about = (self.goal.instruction, observation_id, self.stamp_ns, self.under_way)
+            self._observed = Observed(images, state, *about)
         return self._observed
 
     def frames(self) -> dict[str, np.ndarray]:

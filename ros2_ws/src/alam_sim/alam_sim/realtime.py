@@ -22,6 +22,7 @@ class RealtimeEpisode(Episode):
         self._given = -1  # step of the newest observation given out
         self._given_at: dict[int, float] = {}  # observation id -> wall time [s]
         self._hold = NO_CHUNK_YET
+        self._took = False  # the newest chunk was accepted
 
     def next(self, now: float) -> str:
         """now: wall time [s] -> "observe", "step", "wait" or "end"."""
@@ -52,6 +53,7 @@ class RealtimeEpisode(Episode):
         if asked is None or chunk.observation_time < self.start_ns / 1e9:
             return f"observation {chunk.observation_id} is not of this episode"
         reason = self.actuator.offer(chunk, names, self.robot_time)
+        self._took = not reason
         if not reason:
             self.latencies.append(now - asked)
             self._given_at = {key: at for key, at in self._given_at.items() if at > asked}
@@ -60,6 +62,10 @@ class RealtimeEpisode(Episode):
     def step(self, now: float) -> Step | None:
         """One control step of the world: the action that is due, or a hold when there is none."""
         return self._execute(waits=False)
+
+    @property
+    def under_way(self) -> bool:
+        return self._took and not (self.actuator.closed or self._hold)
 
     def hold_reason(self, now: float) -> str:
         """-> why the last step was a hold; "" when it was an action."""

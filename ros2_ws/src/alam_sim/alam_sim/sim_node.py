@@ -121,7 +121,8 @@ class SimulatedRobotNode(Node):
             self._images[camera.role].publish(image)
         state = StateVector()
         names = self._contract.state_names
-        fill_state(state, names, observed.state, observed.instruction, observed.id, observed.stamp_ns)
+        about = (observed.instruction, observed.id, observed.stamp_ns, observed.under_way)
+        fill_state(state, names, observed.state, *about)
         self._topics[topics.STATE.name].publish(state)
 
     def clock(self, time_ns: int) -> None:

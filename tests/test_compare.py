@@ -1,0 +1,58 @@
+"""Policies against each other: pairing by task and seed, and what cannot be paired."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from training.compare import compare, draw, read_all, table
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def result(name: str, failed: dict[str, list[int]], seeds: tuple[int, int] = (0, 4), complete: bool = True) -> str:
+        scores = {task: {"failed_seeds": some} for task, some in failed.items()}
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"complete": complete, "seeds": seeds, "tasks": scores}))
+        return f"{name}={path}"
+
+    return result
+
+
+def test_differences_are_paired_by_task_and_seed(write: Write) -> None:
+    base = write("base", {"reach-v3": [0, 1], "push-v3": [0, 1, 2, 3]})
+    other = write("other", {"push-v3": [2, 3], "reach-v3": [1, 2]})  # in another order
+    found = compare(read_all([base, other]))
+    assert (found["base"]["successes"], found["other"]["successes"]) == (2, 4)
+    assert found["other"]["tasks"] == {"reach-v3": [2, 4], "push-v3": [2, 4]}
+    assert (found["other"]["gained"], found["other"]["lost"]) == (3, 1)
+    assert found["other"]["difference"] == pytest.approx(25.0)
+    low, high = found["other"]["difference_95"]
+    assert low < 25 < high
+    assert "difference" not in found["base"]
+    assert "+25.0" in table(found) and "3 gained, 1 lost" in table(found)
+    assert len(draw(found).axes) == 2
+
+
+def test_the_same_policy_differs_by_nothing(write: Write) -> None:
+    found = compare(read_all([write("a", {"reach-v3": [1, 3]}), write("b", {"reach-v3": [1, 3]})]))
+    assert found["b"]["difference"] == 0 and found["b"]["difference_95"] == [0, 0]
+
+
+def test_what_cannot_be_paired_is_refused(write: Write, tmp_path: Path) -> None:
+    base = write("base", {"reach-v3": []})
+    for other, said in (
+        (write("seeds", {"reach-v3": []}, seeds=(1, 5)), "tasks and seeds of base in seeds"),
+        (write("tasks", {"push-v3": []}), "tasks and seeds of base in tasks"),
+        (write("cut", {"reach-v3": []}, complete=False), "cut short"),
+        (base, "names that differ"),
+        ("no name", "NAME=FILE"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read_all([base, other])
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(ValueError, match="wanted what evaluate"):
+        read_all([f"list={tmp_path / 'list.json'}"])

@@ -1,0 +1,145 @@
+"""Policies against each other: success by task and over all of them, from results on the same tasks and seeds.
+
+    python training/compare.py action=results/action.json alam=results/alam.json --out docs/transfer
+
+The results are what evaluate.py or tools/run_tasks.py writes with --json. The first is the baseline of all differences,
+which are paired by task and seed. Into --out go success.png and comparison.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from alam_common.statistics import wilson
+from training.probing.figures import COLOURS, save_both
+from training.probing.measures import estimate, mean
+
+Outcomes = dict[tuple[str, int], bool]  # (task, seed) -> solved
+
+
+def read_outcomes(path: Path) -> Outcomes:
+    """Raises ValueError for a file that no measurement wrote, or one that was cut short."""
+    try:
+        result = json.loads(path.read_text())
+        if not result["complete"]:
+            raise ValueError(f"{path}: wanted a complete measurement, got one that was cut short; measure again")
+        seeds = range(*result["seeds"])
+        return {(t, s): s not in score["failed_seeds"] for t, score in result["tasks"].items() for s in seeds}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: wanted what evaluate.py or run_tasks.py writes with --json, got {error!r}") from None
+
+
+def read_all(words: Sequence[str]) -> dict[str, Outcomes]:
+    """["NAME=FILE", ...] -> {name: outcomes}. Raises ValueError unless all have the same tasks and seeds."""
+    found: dict[str, Outcomes] = {}
+    for word in words:
+        name, equals, file = word.partition("=")
+        if not equals or not name or name in found:
+            raise ValueError(f"wanted NAME=FILE with names that differ, got {word!r}")
+        found[name] = read_outcomes(Path(file))
+        first = next(iter(found))
+        if found[name].keys() != found[first].keys():
+            raise ValueError(f"wanted the tasks and seeds of {first} in {name}, too: only then can they be paired")
+    return found
+
+
+def compare(outcomes: dict[str, Outcomes], seed: int = 0) -> dict[str, Any]:
+    """-> {name: {"tasks": {task: [successes, trials]}, "successes", "trials", "wilson_95", and of all but the first
+    "difference" [points], "difference_95": bootstrap over episodes within tasks, "gained" and "lost" episodes}}."""
+    base = next(iter(outcomes.values()))
+    tasks = list(dict.fromkeys(task for task, _ in base))
+    before = np.array(list(base.values()), float)
+    result: dict[str, Any] = {}
+    for name, mine in outcomes.items():
+        solved = np.array([mine[key] for key in base], float)
+        by_task = {t: [sum(v for (task, _), v in mine.items() if task == t), _trials(mine, t)] for t in tasks}
+        successes, trials = int(solved.sum()), len(solved)
+        result[name] = {"tasks": by_task, "successes": successes, "trials": trials}
+        result[name]["wilson_95"] = [round(100 * end, 1) for end in wilson(successes, trials)]
+        if mine is not base:
+            columns = [100 * (solved - before), np.ones(trials)]
+            value, low, high = estimate(mean, columns, np.arange(trials), seed)
+            result[name] |= {"difference": value, "difference_95": [low, high]}
+            result[name] |= {"gained": int((solved > before).sum()), "lost": int((solved < before).sum())}
+    return result
+
+
+def _trials(outcomes: Outcomes, task: str) -> int:
+    return sum(t == task for t, _ in outcomes)
+
+
+def table(result: dict[str, Any]) -> str:
+    """-> Markdown: a row a task, a column a policy; below, all tasks with intervals and differences."""
+    base, *_ = result
+    lines = [["task", *result], ["---"] * (1 + len(result))]
+    lines += [[t, *(f"{s} / {n}" for s, n in (r["tasks"][t] for r in result.values()))] for t in result[base]["tasks"]]
+    rows = result.values()
+    lines.append(["all", *(f"{r['successes']} / {r['trials']} ({_percent(r['wilson_95'])})" for r in rows)])
+    lines.append([f"points above {base}", *(_difference(r) for r in rows)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _percent(ends: Sequence[float]) -> str:
+    return f"{ends[0]:.0f}-{ends[1]:.0f} %"
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if "difference" not in row:
+        return ""
+    low, high = row["difference_95"]
+    return f"{row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]; {row['gained']} gained, {row['lost']} lost"
+
+
+def draw(result: dict[str, Any], dark: bool = False) -> Figure:
+    """Left all tasks together with Wilson intervals, right each task."""
+    tasks = list(next(iter(result.values()))["tasks"])
+    figure = Figure(figsize=(11, 1.2 + 0.38 * max(len(tasks), 2 * len(result))), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
+    names = list(result)
+    for place, (name, row) in enumerate(result.items()):
+        colour, rate = COLOURS[place % len(COLOURS)][dark], 100 * row["successes"] / row["trials"]
+        low, high = row["wilson_95"]
+        left.barh(place, rate, color=colour, alpha=0.75, height=0.62)
+        left.errorbar(rate, place, xerr=[[rate - low], [high - rate]], color="#888", capsize=4, linewidth=1.4)
+        left.text(2, place, f"{rate:.0f} %", va="center", color="#16181c" if dark else "white", weight="bold")
+        offset = (place - (len(names) - 1) / 2) * 0.8 / len(names)
+        at = [100 * s / n for s, n in (row["tasks"][t] for t in tasks)]
+        right.scatter(at, np.arange(len(tasks)) + offset, s=34, color=colour, label=name, zorder=3)
+    left.set_yticks(range(len(names)), names)
+    left.set(title="all tasks, 95 % Wilson intervals", xlabel="success [%]", xlim=(0, 100))
+    right.set_yticks(range(len(tasks)), [t.removesuffix("-v3") for t in tasks])
+    right.set(title=f"by task, {next(iter(result.values()))['tasks'][tasks[0]][1]} seeds each", xlabel="success [%]")
+    right.set_xlim(-4, 104)
+    for edge in np.arange(len(tasks) - 1) + 0.5:
+        right.axhline(edge, color="#888", linewidth=0.4, alpha=0.5)
+    for axis in (left, right):
+        axis.invert_yaxis()
+        axis.grid(axis="x", linewidth=0.6)
+        axis.set_axisbelow(True)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", metavar="NAME=FILE", help="the baseline first")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the figure and the figures")
+    arguments = parser.parse_args()
+    try:
+        result = compare(read_all(arguments.results))
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        save_both(lambda dark: draw(result, dark), arguments.out / "success.png")
+        (arguments.out / "comparison.json").write_text(json.dumps(result, indent=1) + "\n")
+    except (ValueError, OSError) as error:
+        sys.exit(f"compare: {error}")
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()
