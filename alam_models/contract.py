@@ -66,11 +66,13 @@ class Tokenizer:
     """How an instruction becomes `length` tokens, zero-padded behind.
 
     `bytes` is UTF-8, each byte plus one. `paligemma` is the beginning of a text, the pieces of PaliGemma's
-    `tokenizer.model` at `path` and a line's end, as pi0 reads it; a saved contract has that file beside it."""
+    `tokenizer.model` at `path` and a line's end, as pi0 reads it; a saved contract has that file beside it. vocabulary:
+    how many tokens the policy knows, where that is said."""
 
     kind: str
     length: int
     path: str | None = None
+    vocabulary: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in TOKENIZERS:
@@ -223,8 +225,8 @@ def prepare_frame(image: np.ndarray, camera: Camera) -> np.ndarray:
 
 
 def encode_instruction(text: str, tokenizer: Tokenizer) -> np.ndarray:
-    """-> (length,) int64 tokens, 0 is padding. Raises ValueError on an instruction that is empty or too long, and when
-    the tokenizer's file cannot be used."""
+    """-> (length,) int64 tokens, 0 is padding. Raises ValueError on an instruction that is empty or too long or has a
+    token beyond the vocabulary, and when the tokenizer's file cannot be used."""
     if tokenizer.kind == "bytes":
         ids, unit = [byte + 1 for byte in text.encode()], "bytes"
     else:
@@ -232,6 +234,11 @@ def encode_instruction(text: str, tokenizer: Tokenizer) -> np.ndarray:
         ids, unit = _pieces(tokenizer.path).encode(text.strip() + "\n", add_bos=True), "tokens"
     if not text.strip() or len(ids) > tokenizer.length:
         raise ValueError(f"instruction: wanted words of 1 to {tokenizer.length} {unit}, got {len(ids)}: {text[:80]!r}")
+    if tokenizer.vocabulary is not None and max(ids) >= tokenizer.vocabulary:
+        raise ValueError(
+            f"instruction: wanted tokens below the vocabulary of {tokenizer.vocabulary}, got {max(ids)}: "
+            f"{text[:80]!r}; say it in other words, or take the tokenizer that the weights were trained with"
+        )
     tokens = np.zeros(tokenizer.length, np.int64)
     tokens[: len(ids)] = ids
     return tokens
@@ -294,7 +301,7 @@ def _check_kinds(contract: Contract) -> None:
     for item in (*contract.state, *contract.action, *contract.cameras, contract.latent, contract.tokenizer, contract):
         for field in fields(item) if item is not None else ():
             value = getattr(item, field.name)
-            if field.name in sizes or (field.name == "horizon" and value is not None):
+            if field.name in sizes or (field.name in ("horizon", "vocabulary") and value is not None):
                 good, wanted = type(value) is int and value > 0, "a whole number above 0"
             elif field.name in ("low", "high", "crop", "control_rate_hz"):
                 good, wanted = type(value) in (int, float) and math.isfinite(value), "a finite number"

@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ def export(
         raise ValueError(f"--out: wanted a new folder or a bundle to replace, got {out} with other files in it")
     policy = load_policy_weights(weights)
     contract, config = Contract.load(weights / "contract.yaml"), policy.config
+    assert contract.tokenizer is not None
+    contract = replace(contract, tokenizer=replace(contract.tokenizer, vocabulary=config.backbone.vocabulary))
     training = yaml.safe_load((weights / "card.yaml").read_text()) if (weights / "card.yaml").is_file() else {}
     temporary = out.with_name(out.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -8,7 +8,7 @@ eps - y."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -145,6 +145,20 @@ def shuffled(horizon: int, seed: int) -> tuple[int, ...]:
     return tuple(torch.randperm(horizon, generator=torch.Generator().manual_seed(seed)).tolist())
 
 
+class Chance(NamedTuple):
+    """What chance decides in a loss over B observations with N draws each. Every part has the observations second."""
+
+    dropped: Tensor  # (1, B) bool, True where a learned vector stands in for the state
+    tau: Tensor  # (N, B, H) flow time of each step, 0 where it is given
+    weight: Tensor  # (N, B, H) of each step: 0 where it is given; the mean over all is 1
+    latents: Tensor  # (N, B, H, V, P) noise
+    actions: Tensor  # (N, B, H, A) noise
+
+    def of(self, rows: slice) -> Chance:
+        """That of some of the observations: the mean over parts of a batch is then the mean over the batch."""
+        return Chance(*(part[:, rows] for part in self))
+
+
 class FlowPolicy(nn.Module):
     """Streams [z_th, z_wr, u] of noisy tokens through the expert of a backbone that has seen the observation."""
 
@@ -161,14 +175,16 @@ class FlowPolicy(nn.Module):
         )
         self.stream_out = nn.ModuleList(nn.Linear(width, w) for w in widths)
         projection = torch.linalg.qr(torch.randn(config.latent_width, config.projected_width))[0].contiguous()
-        self.projection = nn.Parameter(projection, requires_grad=config.latent_projection == "learned")
+        learned = config.latent_projection == "learned" and config.views > 0
+        self.projection = nn.Parameter(projection, requires_grad=learned)
         if config.state_dropout:
             self.no_state = nn.Parameter(torch.zeros(config.state_width))
 
     def prefix(self, images: dict[str, Tensor], text: Tensor, state: Tensor) -> Prefix:
         """images {role: (B, 3, s, s) in [0, 1]}, text (B, L) int64, state (B, S) standardised -> Prefix.
 
-        Raises ValueError for other roles, shapes or dtypes."""
+        Raises ValueError for other roles, shapes or dtypes and, on the CPU, for tokens beyond the vocabulary: a GPU
+        would have to be waited for, and encode_instruction refuses them before."""
         config, batch = self.config, len(state)
         if set(images) != set(config.roles):
             raise ValueError(f"images: wanted the roles {config.roles}, got {tuple(images)}")
@@ -179,6 +195,9 @@ class FlowPolicy(nn.Module):
         check_shape("text", text, (batch, config.text_length))
         if text.dtype != torch.int64:
             raise ValueError(f"text: wanted int64 tokens, got {text.dtype}")
+        words = config.backbone.vocabulary
+        if text.device.type == "cpu" and text.numel() and not 0 <= text.min() <= text.max() < words:
+            raise ValueError(f"text: wanted tokens from 0 to {words - 1}, got {text.min()} to {text.max()}")
         check_shape("state", state, (batch, config.state_width))
         return self.backbone.prefix(images, text, state)
 
@@ -229,28 +248,27 @@ class FlowPolicy(nn.Module):
         state: Tensor,
         latents: Tensor,
         actions: Tensor,
-        generator: torch.Generator | None = None,
-        draws: int = 1,
+        chance: Chance | None = None,
     ) -> dict[str, Tensor]:
         """Standardised targets, latents (B, H, V, Q*Z) and actions (B, H, A) -> losses () of Eq. 12-14, by stream and
         "total": L1 on velocities, or for diffusion the mean square on the noise (Ho et al. 2020).
 
-        Each observation gets `draws` independent noises and times; its prefix is computed once. Streams share the time,
-        not the noise. Raises ValueError for other shapes."""
-        config = self.config
-        check_shape("latents", latents, (len(state), config.horizon, config.views, config.latent_width))
-        check_shape("actions", actions, (len(state), config.horizon, config.action_width))
-        if self.training and config.state_dropout:
-            dropped = torch.rand(len(state), 1, generator=generator, device=state.device) < config.state_dropout
+        chance: of these observations; without it one draw each, by torch's own generator. An observation's prefix is
+        computed once. Streams share the time, not the noise. Raises ValueError for other shapes."""
+        config, batch = self.config, len(state)
+        chance = self.chance(batch) if chance is None else chance
+        draws = len(chance.tau)
+        check_shape("latents", latents, (batch, config.horizon, config.views, config.latent_width))
+        check_shape("actions", actions, (batch, config.horizon, config.action_width))
+        check_shape("chance", chance.tau, (draws, batch, config.horizon))
+        dropped = chance.dropped[0, :, None].to(state.device)
+        tau, weight, eps_latents, eps_actions = (part.flatten(0, 1).to(state.device) for part in chance[1:])
+        if config.state_dropout:
             state = torch.where(dropped, self.no_state, state)
         prefix = repeat(self.prefix(images, text, state), draws)
-        y_latents = (latents @ self.projection).repeat(draws, 1, 1, 1)
+        with torch.autocast(state.device.type, enabled=False):  # targets stay float32
+            y_latents = (latents @ self.projection).repeat(draws, 1, 1, 1)
         y_actions = actions.repeat(draws, 1, 1)
-        tau = sample_times(len(y_actions), generator, actions.device, config.objective)
-        given = self.draw_given(len(y_actions), generator, actions.device)
-        tau, free = torch.where(given, 0, tau[:, None]), (~given).to(tau.dtype)  # (B, H)
-        eps_latents = torch.randn(y_latents.shape, generator=generator, device=actions.device)
-        eps_actions = torch.randn(y_actions.shape, generator=generator, device=actions.device)
         x_latents = mix(eps_latents, y_latents, tau, config.objective)
         x_actions = mix(eps_actions, y_actions, tau, config.objective)
         said_latents, said_actions = self.velocity(x_latents, x_actions, tau, prefix)
@@ -262,7 +280,7 @@ class FlowPolicy(nn.Module):
             # The target side is detached: a learned projection must not shrink its own target.
             off = said - eps if config.objective == "diffusion" else said - (eps - y.detach())
             size = off.square() if config.objective == "diffusion" else off.abs()
-            return (size.mean(-1) * free).sum() / free.sum()
+            return (size.mean(-1) * weight).sum() / weight.numel()
 
         terms = {
             role: error(said_latents[:, :, i], eps_latents[:, :, i], y_latents[:, :, i])
@@ -272,12 +290,26 @@ class FlowPolicy(nn.Module):
         total = sum((config.weights.of(name) * value for name, value in terms.items()), torch.zeros(()))
         return {**terms, "total": total}
 
-    def draw_given(self, batch: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        """-> (B, H) bool, True for the first steps of a chunk that are given: 0 to prefix_conditioning of them."""
-        most, step = self.config.prefix_conditioning, torch.arange(self.config.horizon, device=device)
-        if most == 0:
-            return (step < 0).expand(batch, -1)
-        return step < torch.randint(0, most + 1, (batch, 1), generator=generator, device=device)
+    def forward(self, *arguments: Any, **named: Any) -> dict[str, Tensor]:
+        """The loss, under the name that modules around this one call."""
+        return self.loss(*arguments, **named)
+
+    def chance(self, batch: int, draws: int = 1, generator: torch.Generator | None = None) -> Chance:
+        """-> what a loss over B = batch observations leaves to chance, on the CPU, where every machine draws the same.
+
+        Of the first steps of a chunk, 0 to prefix_conditioning are given, evenly often; the state is dropped in
+        training alone."""
+        config, count = self.config, draws * batch
+        dropped = torch.zeros(1, batch, dtype=torch.bool)
+        if self.training and config.state_dropout:
+            dropped = torch.rand(1, batch, generator=generator) < config.state_dropout
+        tau = sample_times(count, generator, config.objective)[:, None].expand(-1, config.horizon)
+        weight = torch.ones(count, config.horizon)
+        if most := config.prefix_conditioning:
+            free = torch.arange(config.horizon) >= torch.randint(0, most + 1, (count, 1), generator=generator)
+            tau, weight = torch.where(free, tau, 0), free / free.float().mean()
+        noise = self.noise(count, generator)
+        return Chance(dropped, *(part.unflatten(0, (draws, batch)) for part in (tau, weight, *noise)))
 
     def noise(self, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """-> what a chunk starts from: latents (B, H, V, P) and actions (B, H, A)."""
@@ -390,10 +422,8 @@ def mix(noise: Tensor, data: Tensor, tau: Tensor, objective: str = "flow") -> Te
     return tau * noise + (1 - tau) * data
 
 
-def sample_times(
-    count: int, generator: torch.Generator | None, device: torch.device, objective: str = "flow"
-) -> Tensor:
+def sample_times(count: int, generator: torch.Generator | None, objective: str = "flow") -> Tensor:
     """-> (count,) in [0.001, 1): 0.999 * xi + 0.001 with xi from Beta(1.5, 1), whose CDF is xi^1.5; for diffusion xi is
     uniform."""
-    uniform = torch.rand(count, generator=generator, device=device)
+    uniform = torch.rand(count, generator=generator)
     return 0.999 * (uniform if objective == "diffusion" else uniform ** (1 / 1.5)) + 0.001

@@ -6,7 +6,7 @@ without a leading `model.`. Weights stay mapped from the file until something wr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,11 +66,13 @@ SAID = 20  # problems that a message lists
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every key: ours that were loaded, ours that pi0 does not have, theirs that nothing reads."""
+    """What became of every key: ours that were loaded, ours that pi0 does not have, theirs that nothing reads; and
+    which of the loaded were cut, with their shapes in the file and here."""
 
     loaded: tuple[str, ...]
     new: tuple[str, ...]
     unused: tuple[str, ...]
+    cut: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
 
 
 def pi0_policy(config: FlowPolicyConfig, path: Path | str) -> tuple[FlowPolicy, LoadReport]:
@@ -85,8 +87,10 @@ def pi0_policy(config: FlowPolicyConfig, path: Path | str) -> tuple[FlowPolicy, 
         backbone = make_backbone(config)
     policy = FlowPolicy(replace(config, action_width=theirs), backbone)
     report = load_pi0(policy, path)
+    whole = {name: tuple(value.shape) for name, value in policy.state_dict().items()}
     keep_first_actions(policy, config.action_width)
-    return policy, report
+    now = {name: tuple(value.shape) for name, value in policy.state_dict().items()}
+    return policy, replace(report, cut={name: (whole[name], now[name]) for name in now if now[name] != whole[name]})
 
 
 @torch.no_grad()

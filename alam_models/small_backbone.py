@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class SmallConfig:
     width: int = 128  # D
     heads: int = 4
     depth: int = 4
+    vocabulary: ClassVar[int] = VOCABULARY
 
 
 class VisionTower(nn.Module):
@@ -74,6 +76,10 @@ class SmallBackbone(nn.Module):
         self.state = nn.Linear(state_width, width)
         self.prefix_position = nn.Parameter(torch.randn(1, tokens, width) * 0.2)
         self.prefix_blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
+        last = self.prefix_blocks[-1]
+        assert isinstance(last, Block)
+        for unread in (last.attention.out, last.norm2, last.mlp):  # of the last, others see keys and values alone
+            unread.requires_grad_(False)
         self.step_position = nn.Parameter(torch.randn(1, horizon, 1, width) * 0.2)
         self.stream_position = nn.Parameter(torch.randn(1, 1, streams, width) * 0.2)
         self.expert_blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))

@@ -88,7 +88,7 @@ def trained(steps: int = 300, **changes: Any) -> FlowPolicy:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
     for _ in range(steps):
         batch = two_ways(16, policy.config, random)
-        loss = policy.loss(**blank(16, policy.config), **batch, generator=random, draws=8)["total"]
+        loss = policy.loss(**blank(16, policy.config), **batch, chance=policy.chance(16, 8, random))["total"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from alam_models.contract import Contract
 from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig
-from alam_models.lpips import define_torchvision_operators
 from alam_models.pi0_weights import pi0_policy
 from alam_models.weights import load_policy_weights
 from training.adapt import add_adapters, plain_weights, recompute_layers
 from training.configs import TRANSFER
 from training.settings import TransferConfig
-from training.train import transfer
+from training.transfer import transfer
 
 ROLES = ("third_person", "wrist")
 SIZE = FlowPolicyConfig(
@@ -51,14 +50,17 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(train(tmp_path_factory.mktemp("pieces")))
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_of(folder: Path) -> Path:
     """Moving squares, seen at the 28 px of that model."""
-    folder = make_dataset(tmp_path_factory.mktemp("data") / "squares")
-    contract = Contract.load(folder / "contract.yaml")
+    contract = Contract.load(make_dataset(folder) / "contract.yaml")
     cameras = tuple(replace(camera, width=28, height=28) for camera in contract.cameras)
     replace(contract, cameras=cameras).save(folder / "contract.yaml")
     return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return data_of(tmp_path_factory.mktemp("data") / "squares")
 
 
 def config_of(data: Path, out: Path, **changes: Any) -> TransferConfig:
@@ -76,13 +78,20 @@ def config_of(data: Path, out: Path, **changes: Any) -> TransferConfig:
 def loss(policy: FlowPolicy) -> Tensor:
     torch.manual_seed(1)
     observations = inputs(2, policy.config)
-    return policy.loss(**observations, **targets(2, policy.config), generator=torch.Generator().manual_seed(2))["total"]
+    chance = policy.chance(2, generator=torch.Generator().manual_seed(2))
+    return policy.loss(**observations, **targets(2, policy.config), chance=chance)["total"]
 
 
 def test_fewer_actions_move_as_the_first_of_all_when_the_others_are_zero(pi0: Path) -> None:
     whole, report = pi0_policy(POLICY, pi0)
-    part, _ = pi0_policy(replace(POLICY, action_width=4), pi0)
+    part, cut = pi0_policy(replace(POLICY, action_width=4), pi0)
     assert part.config.action_width == 4 and "stream_in.0.weight" in report.loaded
+    assert report.cut == {} and replace(cut, cut={}) == report
+    assert cut.cut == {
+        "stream_in.0.weight": ((24, 7), (24, 4)),
+        "stream_out.0.weight": ((7, 24), (4, 24)),
+        "stream_out.0.bias": ((7,), (4,)),
+    }
     torch.manual_seed(0)
     prefix = whole.prefix(**inputs(2, POLICY))
     actions, tau = torch.randn(2, POLICY.horizon, 4), torch.rand(2)
@@ -105,6 +114,7 @@ def test_a_transfer_from_public_weights_says_what_became_of_every_key(
     assert card["keys"]["new"] == ["projection"] and card["keys"]["loaded"] + len(card["keys"]["unused"]) == len(
         public()
     )
+    assert card["keys"]["cut"]["stream_out.0.bias"] == [[7], [4]] and len(card["keys"]["cut"]) == 3
     trained, start = load_policy_weights(out), public()
     assert trained.config.action_width == 4
     torch.testing.assert_close(trained.backbone.state.weight, start["model.state_proj.weight"], atol=1e-6, rtol=0)
@@ -163,14 +173,8 @@ def test_without_peft_one_sentence_says_what_to_install(monkeypatch: pytest.Monk
         add_adapters(small_policy(), 2)
 
 
-def needs_peft() -> None:
-    define_torchvision_operators()
-    pytest.importorskip("peft", reason="needs peft (the extra `lora`)", exc_type=ModuleNotFoundError)
-
-
 def adapted(rank: int = 2) -> FlowPolicy:
     """A policy whose adapters do something."""
-    needs_peft()
     policy = small_policy(image_sizes=(28, 28), backbone=CASES[0].config, latent_projection="learned")
     add_adapters(policy, rank)
     random = torch.Generator().manual_seed(0)
@@ -194,7 +198,7 @@ def test_only_adapters_and_what_carries_the_streams_are_trained() -> None:
 def test_merged_weights_are_the_adapted_policy_and_untrained_adapters_change_nothing() -> None:
     policy = adapted().eval()
     plain = FlowPolicy(policy.config)
-    plain.load_state_dict(plain_weights(policy))
+    plain.load_state_dict(plain_weights(policy.state_dict(), policy))
     expected = loss(policy)
     torch.testing.assert_close(loss(plain.eval()), expected, atol=1e-6, rtol=1e-6)
     untouched = small_policy(image_sizes=(28, 28), backbone=CASES[0].config, latent_projection="learned")
@@ -207,7 +211,6 @@ def test_merged_weights_are_the_adapted_policy_and_untrained_adapters_change_not
 def test_an_adapted_transfer_resumes_and_saves_weights_that_need_no_peft(
     data: Path, pi0: Path, pieces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs_peft()
     options: dict[str, Any] = {
         "pi0": pi0,
         "tokenizer": pieces,
@@ -218,7 +221,7 @@ def test_an_adapted_transfer_resumes_and_saves_weights_that_need_no_peft(
     whole = config_of(data, tmp_path / "whole", **options)
     transfer(whole)
     part = config_of(data, tmp_path / "part", **options)
-    import training.train as module
+    import training.transfer as module
 
     original = module.save_checkpoint
 

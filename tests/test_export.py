@@ -233,6 +233,17 @@ def test_graphs_that_do_not_fit_the_contract_are_refused(
         load_policy(bundle)
 
 
+def test_a_token_beyond_the_vocabulary_is_refused_before_it_reaches_a_graph(tiny_bundle: Path, tmp_path: Path) -> None:
+    policy = load_policy(tiny_bundle, threads=1)
+    assert policy.contract.tokenizer.vocabulary == 257  # of the small backbone
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    redo(bundle, lambda contract: replace(contract, tokenizer=replace(contract.tokenizer, vocabulary=104)))
+    policy = load_policy(bundle, threads=1)
+    with pytest.raises(ValueError, match="wanted tokens below the vocabulary of 104, got 112: 'go'"):
+        policy.infer(look(policy, instruction="go"))
+    assert np.isfinite(policy.infer(look(policy, instruction="bed")).actions).all()
+
+
 def test_the_backend_refuses_other_shapes_and_dtypes(tiny_bundle: Path) -> None:
     policy = load_policy(tiny_bundle, threads=1)
     backend, contract = policy._backend, policy.contract

@@ -1,10 +1,15 @@
 """The joint flow's laws: what sees what, what is learned, and that noise becomes data."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from flow_rig import SMALL, inputs, small_policy, targets
+from torch import Tensor
 
-from alam_models.flow_policy import attention_mask, mix, sample_times
+from alam_models.flow_policy import FlowPolicy, Intervention, attention_mask, mix, sample_times
+from alam_models.pi0 import SIZES
 
 ROLES = {
     "none": ("third_person",),
@@ -39,38 +44,77 @@ def test_mask_is_that_of_the_release() -> None:
     assert attention_mask("release", 2, 2).int().tolist() == wanted
 
 
-@pytest.mark.parametrize("views", ROLES)
-@pytest.mark.parametrize("mask", ["paper", "release", "full"])
-def test_what_moves_what_in_the_real_network(mask: str, views: str) -> None:
-    """Each token is moved by itself; whose velocity moves must be what the law says, for every pair of tokens."""
-    coupling = "none" if views == "none" else "joint"
-    roles = ROLES[views]
-    policy = small_policy(roles=roles, image_sizes=(16,) * len(roles), mask=mask, coupling=coupling)
+def policy_with(views: str, mask: str, **changes: Any) -> FlowPolicy:
+    roles, coupling = ROLES[views], "none" if views == "none" else "joint"
+    return small_policy(roles=roles, image_sizes=(16,) * len(roles), mask=mask, **{"coupling": coupling, **changes})
+
+
+def law(mask: str, policy: FlowPolicy, block: bool = False) -> Tensor:
+    """-> (T, T) bool: whom (row) each token (column) may move."""
+    streams = policy.config.views + 1
+    token = torch.arange(policy.config.horizon * streams)
+    step, is_action = token // streams, token % streams == policy.config.views
+    moves = step[:, None] >= step[None, :]
+    if mask == "paper":
+        moves &= is_action[:, None] | ~is_action[None, :]
+    elif mask == "release":
+        moves &= ~((step[:, None] == step[None, :]) & ~is_action[:, None] & is_action[None, :])
+    else:
+        moves = torch.ones_like(moves)
+    return moves & ~(is_action[:, None] & ~is_action[None, :]) if block else moves
+
+
+def moved_one_by_one(policy: FlowPolicy, compute: Callable[[dict[str, Any], Tensor, Tensor], Any]) -> Tensor:
+    """-> (T, T) bool: whose result (row) moves when the noise of one token (column) does. compute: observations and
+    noise of T + 1 chunks -> latents and actions."""
     config = policy.config
     streams = config.views + 1
     tokens = config.horizon * streams
     one = inputs(1, config)
     images = {role: image.expand(tokens + 1, -1, -1, -1) for role, image in one["images"].items()}
-    prefix = policy.prefix(images, one["text"].expand(tokens + 1, -1), one["state"].expand(tokens + 1, -1))
+    context = {"images": images, **{name: one[name].expand(tokens + 1, -1) for name in ("text", "state")}}
     latents, actions = (part.repeat(tokens + 1, *[1] * (part.dim() - 1)) for part in policy.noise(1))
-    for token in range(tokens):  # the batch's last row stays as it is
-        step, stream = divmod(token, streams)
+    places = [divmod(token, streams) for token in range(tokens)]
+    for token, (step, stream) in enumerate(places):  # the batch's last row stays as it is
         (latents[token, step, stream] if stream < config.views else actions[token, step]).add_(1)
-    v_latents, v_actions = policy.velocity(latents, actions, torch.full((tokens + 1,), 0.7), prefix)
-    moved = torch.zeros(tokens, tokens, dtype=torch.bool)  # of whom (row), by whom (column)
-    for token in range(tokens):
-        step, stream = divmod(token, streams)
-        values = v_latents[:, step, stream] if stream < config.views else v_actions[:, step]
-        moved[token] = (values[:-1] - values[-1]).abs().amax(1) > 2e-6
+    z, u = compute(context, latents, actions)
+    results = [z[:, step, stream] if stream < config.views else u[:, step] for step, stream in places]
+    return torch.stack([(values[:-1] - values[-1]).abs().amax(1) > 2e-6 for values in results])
 
-    step, is_action = torch.arange(tokens) // streams, torch.arange(tokens) % streams == config.views
-    not_later = step[:, None] >= step[None, :]
-    law = {
-        "paper": not_later & (is_action[:, None] | ~is_action[None, :]),
-        "release": not_later & ~((step[:, None] == step[None, :]) & ~is_action[:, None] & is_action[None, :]),
-        "full": torch.ones(tokens, tokens, dtype=torch.bool),
-    }
-    assert torch.equal(moved, law[mask])
+
+@pytest.mark.parametrize("block", [False, True])
+@pytest.mark.parametrize("views", [*ROLES, "two on pi0"])
+@pytest.mark.parametrize("mask", ["paper", "release", "full"])
+def test_what_moves_what_in_the_real_network(mask: str, views: str, block: bool) -> None:
+    """Each token is moved by itself; whose velocity moves must be what the law says, for every pair of tokens."""
+    on_pi0 = {"image_sizes": (28, 28), "backbone": SIZES["tiny"]}
+    policy = small_policy(mask=mask, **on_pi0) if views == "two on pi0" else policy_with(views, mask)
+
+    def velocity(context: dict[str, Any], latents: Tensor, actions: Tensor) -> Any:
+        tau, prefix = torch.full((len(actions),), 0.7), policy.prefix(**context)
+        return policy.velocity(latents, actions, tau, prefix, None, Intervention(block=block))
+
+    assert torch.equal(moved_one_by_one(policy, velocity), law(mask, policy, block))
+
+
+@pytest.mark.parametrize("mask", ["paper", "release"])
+def test_what_moves_what_in_a_whole_chunk(mask: str) -> None:
+    """No step of the sampler brings in by a detour what the mask leaves out."""
+    policy = policy_with("two", mask)
+
+    def sample(context: dict[str, Any], latents: Tensor, actions: Tensor) -> Any:
+        return policy.sample(**context, noise_latents=latents, noise_actions=actions, steps=3)
+
+    assert torch.equal(moved_one_by_one(policy, sample), law(mask, policy))
+
+
+def test_two_stages_keep_the_papers_law_in_a_whole_chunk() -> None:
+    policy = policy_with("two", "paper", coupling="two_stage")
+
+    def sample(context: dict[str, Any], latents: Tensor, actions: Tensor) -> Any:
+        return policy.sample(**context, noise_latents=latents, noise_actions=actions, steps=2)
+
+    assert torch.equal(moved_one_by_one(policy, sample), law("paper", policy))
 
 
 @pytest.mark.parametrize("part", ["images", "text", "state"])
@@ -110,7 +154,7 @@ def test_flow_time_one_is_noise_and_zero_is_data() -> None:
 
 
 def test_times_follow_beta() -> None:
-    tau = sample_times(200_000, torch.Generator().manual_seed(0), torch.device("cpu"))
+    tau = sample_times(200_000, torch.Generator().manual_seed(0))
     assert tau.min() >= 0.001 and tau.max() <= 1.0
     xi = (tau - 0.001) / 0.999
     assert xi.mean().item() == pytest.approx(1.5 / 2.5, abs=2e-3)  # Beta(a, b): a / (a + b)
@@ -149,10 +193,11 @@ def test_streams_share_the_time_and_not_the_noise(monkeypatch: pytest.MonkeyPatc
 
 def test_weights_scale_their_own_stream() -> None:
     context, wanted = inputs(), targets()
-    terms = small_policy().loss(**context, **wanted, generator=torch.Generator().manual_seed(0))
+    chance = small_policy().chance(2)
+    terms = small_policy().loss(**context, **wanted, chance=chance)
     weights = type(SMALL.weights)(third_person=0.5, wrist=0.0, action=3.0)
     policy = small_policy(weights=weights)
-    total = policy.loss(**context, **wanted, generator=torch.Generator().manual_seed(0))["total"]
+    total = policy.loss(**context, **wanted, chance=chance)["total"]
     assert total.item() == pytest.approx((0.5 * terms["third_person"] + 3 * terms["action"]).item(), rel=1e-6)
     assert weights.of("third camera") == 1.0
 
@@ -160,11 +205,11 @@ def test_weights_scale_their_own_stream() -> None:
 def test_draws_share_the_prefix_and_average_the_loss() -> None:
     policy = small_policy()
     context, wanted = inputs(2), targets(2)
-    wide = policy.loss(**context, **wanted, generator=torch.Generator().manual_seed(0), draws=3)
+    wide = policy.loss(**context, **wanted, chance=policy.chance(2, 3, torch.Generator().manual_seed(0)))
     tripled = {k: v.repeat(3, *[1] * (v.dim() - 1)) for k, v in wanted.items()}
     images = {role: image.repeat(3, 1, 1, 1) for role, image in context["images"].items()}
     text, state = context["text"].repeat(3, 1), context["state"].repeat(3, 1)
-    same = policy.loss(images, text, state, **tripled, generator=torch.Generator().manual_seed(0))
+    same = policy.loss(images, text, state, **tripled, chance=policy.chance(6, 1, torch.Generator().manual_seed(0)))
     assert wide["total"].item() == pytest.approx(same["total"].item(), rel=1e-5)
 
 
@@ -174,7 +219,7 @@ def test_a_small_policy_learns_its_one_batch() -> None:
     optimiser = torch.optim.AdamW(policy.parameters(), 3e-3)
     losses = []
     for _ in range(60):
-        loss = policy.loss(**context, **wanted, draws=4)["total"]
+        loss = policy.loss(**context, **wanted, chance=policy.chance(4, draws=4))["total"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -229,6 +274,8 @@ def test_impossible_configurations_are_refused(changes: dict[str, object], said:
         ),
         ("text", torch.zeros(2, 17, dtype=torch.int64), r"text: wanted shape \(2, 16\), got \(2, 17\)"),
         ("text", torch.zeros(2, 16), "int64"),
+        ("text", torch.full((2, 16), 257), "text: wanted tokens from 0 to 256, got 257 to 257"),
+        ("text", torch.arange(32).view(2, 16) - 1, "got -1 to 30"),
         ("state", torch.zeros(2, 5), r"state: wanted shape \(2, 4\), got \(2, 5\)"),
         ("latents", torch.randn(2, 4, 1, 8), r"latents: wanted shape \(2, 4, 2, 8\), got \(2, 4, 1, 8\)"),
         ("actions", torch.randn(2, 6, 4), r"actions: wanted shape \(2, 4, 4\), got \(2, 6, 4\)"),  # another horizon

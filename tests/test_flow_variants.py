@@ -50,7 +50,7 @@ def test_the_cosine_schedule_keeps_the_variance_and_ends_at_the_data() -> None:
     assert torch.allclose(power, one, atol=1e-6)
     signal = mix(none, one, tau, "diffusion")
     assert signal[0] == 1 and signal[-1].item() == pytest.approx(0.1)
-    times = sample_times(100_000, torch.Generator().manual_seed(0), torch.device("cpu"), "diffusion")
+    times = sample_times(100_000, torch.Generator().manual_seed(0), "diffusion")
     assert times.mean().item() == pytest.approx(0.5005, abs=3e-3)
 
 
@@ -105,12 +105,62 @@ def test_actions_alone_have_no_latent_stream() -> None:
     assert set(terms) == {"action", "total"} and terms["total"] == terms["action"]
 
 
+@pytest.mark.parametrize("coupling", ["joint", "two_stage", "none"])
+def test_the_loss_reaches_every_parameter_that_is_trained(coupling: str) -> None:
+    """Processes that train together wait for the gradient of each."""
+    policy = small_policy(coupling=coupling, latent_projection="learned", state_dropout=0.5).train()
+    policy.loss(**inputs(), **targets(2, policy.config))["total"].backward()
+    missing = {name for name, p in policy.named_parameters() if p.requires_grad and p.grad is None}
+    frozen = {name for name, p in policy.named_parameters() if not p.requires_grad}
+    assert not missing
+    unread = {"attention.out", "norm2", "mlp.0", "mlp.2"}  # of the last layer of the prefix
+    wanted = {f"backbone.prefix_blocks.1.{part}.{leaf}" for part in unread for leaf in ("weight", "bias")}
+    assert frozen == wanted | ({"projection"} if coupling == "none" else set())
+
+
+def test_bfloat16_is_for_products_and_not_for_targets() -> None:
+    policy, context, wanted = small_policy(), inputs(), targets()
+    chance, seen = policy.chance(2), []
+    policy.backbone.expert_blocks[0].mlp[0].register_forward_hook(lambda *given: seen.append(given[2].dtype))
+    exact = policy.loss(**context, **wanted, chance=chance)
+    original, given = policy.velocity, []
+    policy.velocity = lambda *arguments: (given.append(arguments), original(*arguments))[1]  # type: ignore[method-assign]
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = policy.loss(**context, **wanted, chance=chance)
+    assert seen == [torch.float32, torch.bfloat16]
+    noise, tau = chance.latents[0], chance.tau[0, :, :, None, None]
+    assert torch.equal(given[0][0], tau * noise + (1 - tau) * (wanted["latents"] @ policy.projection))
+    for term, value in rounded.items():
+        assert value.dtype == torch.float32 and 0 < abs(value - exact[term]) < 0.02
+
+
 def test_frozen_latents_stay_at_their_noise() -> None:
     policy, context = small_policy(), inputs()
     noise = policy.noise(2)
     latents, actions = sample(policy, context, noise, intervention=Intervention(freeze=True))
     assert torch.equal(latents, policy.unproject(noise[0]))
     assert not torch.allclose(actions, sample(policy, context, noise)[1], atol=1e-4)
+
+
+def test_frozen_latents_are_seen_as_ever_and_only_they_stand_still() -> None:
+    policy, context, steps = small_policy(), inputs(), 4
+    latents, x = policy.noise(2)
+    prefix, freeze = policy.prefix(**context), Intervention(freeze=True)
+    tau = torch.rand(2)
+    moved, acted = policy.velocity(latents, x, tau, prefix, None, freeze)
+    assert not moved.any() and torch.equal(acted, policy.velocity(latents, x, tau, prefix)[1])
+    _, actions = sample(policy, context, (latents, x), steps=steps, intervention=freeze)
+    for step in range(steps):  # by hand: the flow time goes on, for both
+        _, velocity = policy.velocity(latents, x, torch.full((2,), 1 - step / steps), prefix)
+        x = x - velocity / steps
+    torch.testing.assert_close(actions, x, atol=1e-6, rtol=1e-5)
+
+
+def test_a_block_changes_actions_and_leaves_the_papers_latents() -> None:
+    policy, context, noise = small_policy(), inputs(), small_policy().noise(2)
+    latents, actions = sample(policy, context, noise)
+    same, others = sample(policy, context, noise, intervention=Intervention(block=True))
+    assert torch.equal(latents, same) and not torch.allclose(actions, others, atol=1e-4)
 
 
 def test_freezing_a_diffusion_is_refused() -> None:
@@ -167,7 +217,7 @@ def test_the_state_is_dropped_in_training_only() -> None:
     other = {**context, "state": context["state"] + 1}
 
     def loss(context: dict[str, Any]) -> Tensor:
-        return policy.loss(**context, **wanted, generator=torch.Generator().manual_seed(0))["total"]
+        return policy.loss(**context, **wanted, chance=policy.chance(2, 1, torch.Generator().manual_seed(0)))["total"]
 
     assert loss(context) != loss(other)
     policy.train()

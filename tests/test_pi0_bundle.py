@@ -29,7 +29,8 @@ def test_the_loss_reaches_every_parameter() -> None:
     policy = FlowPolicy(CONFIG).train()
     images = {role: torch.rand(2, 3, 28, 28) for role in CONFIG.roles}
     text, state = torch.randint(0, 257, (2, 24)), torch.randn(2, CONFIG.state_width)
-    policy.loss(images, text, state, torch.randn(2, 4, 2, 8), torch.randn(2, 4, 4), draws=2)["total"].backward()
+    chance = policy.chance(2, draws=2)
+    policy.loss(images, text, state, torch.randn(2, 4, 2, 8), torch.randn(2, 4, 4), chance)["total"].backward()
     for name, parameter in policy.named_parameters():
         assert not parameter.requires_grad or (parameter.grad is not None and parameter.grad.any()), name
 

@@ -131,7 +131,8 @@ def test_a_trained_prefix_is_kept_to_the_bit_and_gone_on_with(conditioned: FlowP
 def test_given_steps_are_clean_in_training_and_their_loss_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, wanted = small_policy(prefix_conditioning=2), targets()
     given = torch.tensor([[True, True, False, False], [False] * 4])
-    monkeypatch.setattr(policy, "draw_given", lambda *_: given)
+    chance = policy.chance(2)._replace(tau=torch.where(given, 0, torch.tensor([[0.3], [0.7]]))[None])
+    chance = chance._replace(weight=(~given)[None] / (~given).float().mean())
     original, seen = policy.velocity, []
     off = 0.0
 
@@ -145,7 +146,7 @@ def test_given_steps_are_clean_in_training_and_their_loss_is_not_counted(monkeyp
     losses = []
     for each in (0.0, 100.0):
         off = each
-        losses.append(policy.loss(**context, **wanted, generator=torch.Generator().manual_seed(0))["total"].item())
+        losses.append(policy.loss(**context, **wanted, chance=chance)["total"].item())
     assert losses[0] == losses[1]
     latents, actions, tau = seen[0]
     assert (tau[given] == 0).all() and (tau[~given] > 0).all() and tau[1].unique().numel() == 1
@@ -165,11 +166,14 @@ def test_given_steps_are_data_to_the_network_when_it_samples(monkeypatch: pytest
 
 
 def test_given_steps_are_first_and_evenly_many() -> None:
-    given = small_policy(prefix_conditioning=3).draw_given(4000, torch.Generator().manual_seed(0), torch.device("cpu"))
+    chance = small_policy(prefix_conditioning=3).chance(4000, 1, torch.Generator().manual_seed(0))
+    given = chance.tau[0] == 0
     assert not (given[:, 1:] & ~given[:, :-1]).any()
     counts = torch.bincount(given.sum(1), minlength=4) / 4000
     assert len(counts) == 4 and (counts - 0.25).abs().max() < 0.03
-    assert not small_policy().draw_given(5, None, torch.device("cpu")).any()
+    assert torch.equal(chance.weight[0] == 0, given) and chance.weight.mean().item() == pytest.approx(1)
+    assert (chance.weight[0][~given] == chance.weight.max()).all()
+    assert (small_policy().chance(5).tau > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,17 @@ def test_nothing_is_cut_off(model: str) -> None:
         encode_instruction(text, Tokenizer("paligemma", needed - 1, model))
 
 
+def test_a_token_beyond_the_vocabulary_is_refused(model: str) -> None:
+    for tokenizer in (Tokenizer("paligemma", 24, model), Tokenizer("bytes", 24)):
+        largest = int(encode_instruction("open the door", tokenizer).max())
+        wanted = encode_instruction("open the door", replace(tokenizer, vocabulary=largest + 1))
+        assert (wanted == encode_instruction("open the door", tokenizer)).all()
+        with pytest.raises(ValueError, match=f"below the vocabulary of {largest}, got {largest}: 'open the door'"):
+            encode_instruction("open the door", replace(tokenizer, vocabulary=largest))
+    with pytest.raises(ValueError, match="above 0 for vocabulary, got 0"):
+        replace(full_contract(), tokenizer=Tokenizer("bytes", 24, vocabulary=0))
+
+
 @pytest.mark.parametrize("text", ["", "  "])
 def test_an_empty_instruction_is_refused(model: str, text: str) -> None:
     for tokenizer in (Tokenizer("paligemma", 8, model), Tokenizer("bytes", 8)):

@@ -1,9 +1,11 @@
 """Transfer behind a pretraining, on a toy dataset: exact resume, export, serving; what the runtime refuses."""
 
+import json
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 from synthetic import make_dataset
 
+from alam_models.contract import Contract, Normalisation
 from alam_models.export import export
 from alam_models.flow_policy import FlowPolicyConfig
 from alam_models.latent_action import ALAMConfig, LossWeights
@@ -19,9 +22,12 @@ from alam_models.runtime import Observation, load_policy
 from alam_models.runtime.sampler import Sampler
 from alam_models.small_backbone import SmallConfig
 from training.configs import TRANSFER
+from training.data.frames import shifted
 from training.data.loader import DataConfig
+from training.pretrain import pretrain
 from training.settings import PretrainConfig, TransferConfig
-from training.train import main, pretrain, shifted, transfer
+from training.train import main
+from training.transfer import transfer
 
 ALAM_SIZE = ALAMConfig(
     image_size=32,
@@ -65,7 +71,7 @@ class Stop(Exception):
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """The training loop breaks off once `steps` optimiser steps have begun."""
-    import training.train as module
+    import training.transfer as module
 
     original, count = module.optimise, iter(range(1000))
 
@@ -101,6 +107,28 @@ def test_transfer_resumes_to_the_bit_exports_and_serves(
     assert chunk.actions.shape == (4, 4) and chunk.latents.shape == (4, 2, 8)
 
 
+def test_a_run_with_other_statistics_is_not_gone_on_with(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import training.data.demonstrations as module
+
+    model = replace(POLICY_SIZE, coupling="none")
+    config = TransferConfig(data=data, out=tmp_path / "run", model=model, steps=1, batch=4, warm_up=1)
+    transfer(config)
+    saved = Contract.load(config.out / "contract.yaml").normalisation
+    record = json.loads((config.out / "step-00000001" / "state.json").read_text())
+    assert saved is not None and record["identity"]["statistics"] == saved.hash == saved.compute_hash()
+    original = module.measure
+
+    def other(*arguments: Any) -> Normalisation:
+        statistics = original(*arguments)
+        return replace(statistics, action_std=(*statistics.action_std[:-1], statistics.action_std[-1] * 1.01))
+
+    monkeypatch.setattr(module, "measure", other)
+    with pytest.raises(ValueError, match=f"holds a run with statistics '{saved.hash}', got '"):
+        transfer(replace(config, steps=2))
+
+
 @pytest.mark.parametrize("coupling", ["none", "two_stage"])
 def test_variants_are_options_of_transfer(
     coupling: str, data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -121,7 +149,7 @@ def test_a_lerobot_dataset_gives_both_views_to_the_pretraining(data: Path, encod
 
 
 def test_nan_stops_the_transfer(data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import training.train as module
+    import training.data.demonstrations as module
 
     original = module.to_frames
     monkeypatch.setattr(module, "to_frames", lambda images: original(images) * torch.nan)
@@ -131,10 +159,10 @@ def test_nan_stops_the_transfer(data: Path, encoder: Path, tmp_path: Path, monke
 
 def test_shift_moves_and_repeats_edges() -> None:
     images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-    assert np.array_equal(shifted(images, 0, np.random.default_rng(0)), images)
-    moved = shifted(np.repeat(images, 50, 0), 1, np.random.default_rng(0))
-    assert any(np.array_equal(m, images[0]) for m in moved)
-    assert any(np.array_equal(m[:-1], images[0][1:]) and np.array_equal(m[-1], images[0][-1]) for m in moved)
+    assert np.array_equal(shifted(images, np.zeros((2, 1), int)), images)
+    first, second = shifted(images, np.array([[1, 0], [0, -1]]))  # down by one; to the left by minus one
+    assert np.array_equal(first[:-1], images[0, 1:]) and np.array_equal(first[-1], images[0, -1])
+    assert np.array_equal(second[:, 1:], images[1, :, :-1]) and np.array_equal(second[:, 0], images[1, :, 0])
 
 
 def test_runtime_agrees_with_itself_and_refuses_rubbish(tiny_bundle: Path) -> None:

@@ -80,7 +80,7 @@ def make_bundle(folder: Path, seed: int = 0, steps: int = STEPS, size: str = "sm
             torch.from_numpy((state - home) / spread).float(),
             torch.zeros(BATCH, HORIZON, len(config.roles), config.latent_width),
             torch.from_numpy(actions).float(),
-            draws=2,
+            policy.chance(BATCH, draws=2),
         )["total"]
         optimiser.zero_grad()
         loss.backward()

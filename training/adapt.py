@@ -8,20 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from alam_models.contract import Tokenizer
 from alam_models.flow_policy import FlowPolicy
-from alam_models.gemma import GemmaLayer
 from alam_models.lpips import define_torchvision_operators
 from alam_models.pi0 import Pi0Config
 from alam_models.pi0_weights import pi0_policy, weights_file
-from alam_models.siglip import SiglipLayer
-from alam_models.small_backbone import VOCABULARY
-from alam_models.transformer import Block
+from training.distributed import LAYERS
 from training.settings import TransferConfig
 
 
@@ -44,6 +39,8 @@ def check_start(config: TransferConfig) -> None:
         raise ValueError(
             f"--lora-rank: wanted 0, or more with pretrained weights to adapt (--pi0), got {config.lora_rank}"
         )
+    if config.accumulate < 1 or config.batch % config.accumulate:
+        raise ValueError(f"accumulate: wanted equal parts of a batch of {config.batch}, got {config.accumulate}")
 
 
 def start_policy(config: TransferConfig) -> tuple[FlowPolicy, dict[str, Any] | None]:
@@ -54,7 +51,7 @@ def start_policy(config: TransferConfig) -> tuple[FlowPolicy, dict[str, Any] | N
         model, said = FlowPolicy(config.model), None
     else:
         model, report = pi0_policy(config.model, config.pi0)
-        keys = {"loaded": len(report.loaded), "new": report.new, "unused": report.unused}
+        keys = {"loaded": len(report.loaded), "new": report.new, "cut": report.cut, "unused": report.unused}
         said = {"file": hash_of(weights_file(config.pi0)), "lora_rank": config.lora_rank, "keys": keys}
         assert config.tokenizer is not None
         said["tokenizer"] = hash_of(config.tokenizer)
@@ -73,22 +70,14 @@ def hash_of(path: Path) -> str:
 
 def tokenizer_of(config: TransferConfig) -> Tokenizer:
     """-> how instructions become tokens."""
-    length = config.model.text_length
-    return Tokenizer("paligemma", length, str(config.tokenizer)) if config.tokenizer else Tokenizer("bytes", length)
-
-
-def check_tokens(tokens: np.ndarray, config: TransferConfig) -> None:
-    """tokens int64. Raises ValueError for one that the model has no word for."""
-    backbone = config.model.backbone
-    words = backbone.vocabulary if isinstance(backbone, Pi0Config) else VOCABULARY
-    if tokens.max() >= words:
-        raise ValueError(f"--tokenizer: wanted tokens below the vocabulary of {words}, got {tokens.max()}")
+    kind, path = ("paligemma", str(config.tokenizer)) if config.tokenizer else ("bytes", None)
+    return Tokenizer(kind, config.model.text_length, path, config.model.backbone.vocabulary)
 
 
 def recompute_layers(model: nn.Module) -> None:
     """Layers keep their input alone and compute the rest once more when gradients are asked for (Chen et al. 2016)."""
     for module in model.modules():
-        if isinstance(module, GemmaLayer | SiglipLayer | Block):
+        if isinstance(module, LAYERS):
             forward: Callable[..., Any] = module.forward
             module.forward = partial(checkpoint, forward, use_reentrant=False)  # type: ignore[method-assign]
 
@@ -108,11 +97,13 @@ def add_adapters(model: FlowPolicy, rank: int) -> None:
         parameter.requires_grad_("lora_" in name)
 
 
-@torch.no_grad()
-def plain_weights(model: FlowPolicy) -> dict[str, Tensor]:
-    """-> the policy's weights with adapters merged into them, under the names that they have without adapters."""
-    weights = {k.replace(".base_layer.", "."): v for k, v in model.state_dict().items() if ".lora_" not in k}
+def plain_weights(weights: dict[str, Tensor], model: FlowPolicy) -> dict[str, Tensor]:
+    """Weights of a model with adapters -> with the adapters merged into them, under the names that they have without.
+
+    Those of a model without adapters are what they were."""
+    plain = {name.replace(".base_layer.", "."): value for name, value in weights.items() if ".lora_" not in name}
     for name, module in model.named_modules():
-        if hasattr(module, "get_delta_weight"):  # of peft's layers
-            weights[f"{name}.weight"] = weights[f"{name}.weight"] + module.get_delta_weight("default")
-    return weights
+        if hasattr(module, "lora_A"):  # of peft's layers
+            into, out = (weights[f"{name}.{part}.default.weight"] for part in ("lora_A", "lora_B"))
+            plain[f"{name}.weight"] = plain[f"{name}.weight"] + out @ into * module.scaling["default"]
+    return plain

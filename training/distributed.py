@@ -1,26 +1,37 @@
 """Training in several processes: who this one is, how weights are spread over them, what they tell each other.
 
-    torchrun --nproc-per-node 8 training/train.py pretrain ...
+    torchrun --nproc-per-node 8 training/train.py transfer ...
 
 A process alone calls the same functions; they then give back what they got."""
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from alam_models.gemma import GemmaLayer
+from alam_models.siglip import SiglipLayer
 from alam_models.transformer import Block
+
+LAYERS = (Block, GemmaLayer, SiglipLayer)  # what repeats: kept in parts together, computed again together
+PATIENCE = timedelta(hours=12)  # of those who wait while the first process reads a dataset for the first time
+
+T = TypeVar("T")
+_ended: list[Any] = []  # the last process group of this process, see join
+atexit.register(_ended.clear)  # its threads must not outlive the interpreter
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,10 @@ def join() -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(0, 1, device)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    # DDP holds the group, too. Were it the last to, the group would end under the interpreter's lock, and so wait for
+    # threads of its own that may be waiting for that.
+    _ended[:] = [dist.group.WORLD]
     yield Ranks(dist.get_rank(), world, device)
     dist.destroy_process_group()  # not behind an error: it may wait for the others, whom torchrun ends
 
@@ -59,19 +73,22 @@ def is_first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def spread(model: nn.Module, kind: str, ranks: Ranks) -> nn.Module:
+def spread(model: nn.Module, kind: str, ranks: Ranks, also: tuple[str, ...] = ()) -> nn.Module:
     """-> the module to call in training. Both kinds average gradients over the processes.
 
     ddp: each process holds all weights. fsdp (FSDP2): it holds its part of each, and of the optimiser's state; those
-    of a Block are put together while it computes. The model is changed in place; one process alone leaves it alone."""
+    of a layer (LAYERS) are put together while it computes, the others while the model, or a method of it that `also`
+    names, does. The model is changed in place; one process alone leaves it alone."""
     if ranks.world == 1:
         return model
     if kind == "ddp":
         return DistributedDataParallel(model, [ranks.device] if ranks.device.type == "cuda" else None)
     mesh = init_device_mesh(ranks.device.type, (ranks.world,))
-    for module in [m for m in model.modules() if isinstance(m, Block)]:
+    for module in [m for m in model.modules() if isinstance(m, LAYERS)]:
         fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    for name in also:
+        register_fsdp_forward_method(model, name)
     return model
 
 
@@ -96,6 +113,13 @@ def gather(value: Any, ranks: Ranks) -> list[Any]:
     values: list[Any] = [None] * ranks.world
     dist.all_gather_object(values, value)
     return values
+
+
+def first_then_others(make: Callable[[], T], ranks: Ranks) -> T:
+    """-> what `make` gives. The first process makes first; the others then find the files that it has left."""
+    made = [make()] if ranks.rank == 0 else []
+    gather(0, ranks)
+    return made[0] if made else make()
 
 
 def agreed(value: Any) -> Any:

@@ -1,19 +1,20 @@
-"""How weights are moved and averaged, and when a training ends itself; for both stages."""
+"""How gradients are computed, weights moved and averaged, and when a training ends itself; for both stages."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from training.checkpoint import newest, set_aside
-from training.distributed import own_part, whole
+from training.distributed import gradients_stay, own_part, whole
 from training.settings import PretrainConfig, TransferConfig
 
 WINDOW = 100  # losses whose median a spike is told by
@@ -33,6 +34,30 @@ def learning_rate(config: PretrainConfig | TransferConfig, step: int) -> float:
         return config.learning_rate * (step + 1) / config.warm_up
     progress = (step - config.warm_up) / max(1, config.steps - config.warm_up)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def precision(config: PretrainConfig | TransferConfig, device: torch.device) -> torch.autocast:
+    """Within it, matrix products are computed in bfloat16 where asked for; weights stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
+def gradients_in_parts(
+    replica: nn.Module,
+    parts: Iterable[tuple[Any, ...]],
+    config: PretrainConfig | TransferConfig,
+    device: torch.device,
+) -> list[dict[str, Tensor]]:
+    """What the module takes for each of `accumulate` equal parts of a batch -> what it gives, detached.
+
+    Computed one after the other, to save memory; the gradients of their mean "total" are in .grad."""
+    found = []
+    for number, part in enumerate(parts, 1):
+        with nullcontext() if number == config.accumulate else gradients_stay(replica):
+            with precision(config, device):
+                terms = replica(*part)
+            (terms["total"] / config.accumulate).backward()
+        found.append({name: value.detach() for name, value in terms.items()})
+    return found
 
 
 def clip_gradients(model: nn.Module, largest: float) -> float:

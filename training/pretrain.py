@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 from time import perf_counter
@@ -21,18 +21,22 @@ from alam_models.weights import save_weights
 from training.checkpoint import resume, save_checkpoint
 from training.data.clips import Skipped
 from training.data.corpus import Corpus
+from training.data.frames import to_frames
 from training.data.loader import TripletLoader, load_corpus
-from training.distributed import Ranks, collect, gather, gradients_stay, join, mean, spread
+from training.distributed import Ranks, collect, gather, join, mean, spread
 from training.optimiser import (
     LossWatch,
     averaged,
     clip_gradients,
     copy_of,
+    gradients_in_parts,
     learning_rate,
     make_optimiser,
     optimise,
+    precision,
     update_average,
 )
+from training.progress import log, say
 from training.provenance import provenance, write_card
 from training.settings import PretrainConfig, settings
 
@@ -60,7 +64,7 @@ def pretrain(config: PretrainConfig) -> None:
         identity, card = identity_of(config, corpus, ranks), card_of(config, model, ranks)
         first, progress = resume(config.out, model, optimiser, identity, average)
         if first >= config.steps:
-            say(f"{config.out} is trained: {first} steps", ranks)
+            say(f"{config.out} is trained: {first} steps")
             return
         progress = progress or {"next": 0, "losses": [], "unreadable": []}
         watch = LossWatch(config.spike, config.spike_steps, config.out, progress["losses"])
@@ -128,7 +132,7 @@ def pretrain(config: PretrainConfig) -> None:
                     # The checkpoint comes last: whoever finds the final one finds everything else, too.
                     save_checkpoint(config.out, done, model, optimiser, progress, identity, average)
         figures = ", ".join(f"{k} {v:.4f}" for k, v in scores.items())
-        say(f"encoder at {config.out}; held-out: {figures}", ranks)
+        say(f"encoder at {config.out}; held-out: {figures}")
 
 
 def gradients(
@@ -137,14 +141,8 @@ def gradients(
     """frames (B, 3, s, s, 3) uint8 -> each term () and the codes; the mean loss' gradients are in .grad.
 
     Computed in `accumulate` equal parts, one after the other; batch statistics (whitening, codebook) are a part's."""
-    parts, found = frames.chunk(config.accumulate), []
-    for number, part in enumerate(parts, 1):
-        with nullcontext() if number == len(parts) else gradients_stay(replica):
-            with precision(config, part.device):
-                terms = replica(to_frames(part), perceptual)
-            (terms["total"] / len(parts)).backward()
-        found.append({k: v.detach() for k, v in terms.items()})
-    return summed_up(found)
+    parts = ((to_frames(part), perceptual) for part in frames.chunk(config.accumulate))
+    return summed_up(gradients_in_parts(replica, parts, config, frames.device))
 
 
 @torch.no_grad()
@@ -189,16 +187,6 @@ def held_out_triplets(config: PretrainConfig, corpus: Corpus, ranks: Ranks) -> T
     return next(iter(TripletLoader(data, "held_out", size, count, config.seed, *place, corpus))).frames
 
 
-def to_frames(images: Tensor) -> Tensor:
-    """(..., h, w, 3) uint8 -> (..., 3, h, w) float32 in [0, 1]."""
-    return images.movedim(-1, -3).float() / 255
-
-
-def precision(config: PretrainConfig, device: torch.device) -> torch.autocast:
-    """Within it, matrix products are computed in bfloat16 where asked for; weights stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
-
-
 def compile_blocks(model: nn.Module) -> None:
     """Each transformer block through torch.compile: all of a kind share one compilation."""
     for module in model.modules():
@@ -232,21 +220,3 @@ def card_of(config: PretrainConfig, model: ALAM, ranks: Ranks) -> dict[str, Any]
         },
         "settings": settings(replace(config, model=own)),  # of the variant
     }
-
-
-def log(
-    writer: SummaryWriter | None, group: str, figures: dict[str, float], step: int, picture: Tensor | None = None
-) -> None:
-    """-> TensorBoard, by the process that has a writer."""
-    if writer:
-        for name, value in figures.items():
-            writer.add_scalar(f"{group}/{name}", value, step)
-        if picture is not None:
-            writer.add_image(f"{group}/reconstruction", picture, step)
-        writer.flush()
-
-
-def say(words: str, ranks: Ranks) -> None:
-    """Prints them once, not once a process."""
-    if ranks.rank == 0:
-        print(words)

@@ -80,13 +80,16 @@ class TransferConfig:
     tokenizer: Path | None = None
     """PaliGemma's tokenizer.model, which pi0's words were learned with; none for bytes (paper: PaliGemma's)."""
     out: Path = tyro.MISSING
-    """Folder for checkpoints, logs and the trained policy; an interrupted run there is resumed."""
+    """Folder for checkpoints, logs and the trained policy; an interrupted run there is resumed. Shared by all
+    processes."""
     model: FlowPolicyConfig = field(default_factory=FlowPolicyConfig)
     """Sizes that the contract and the encoder decide are taken from them."""
     steps: int = 8000
     """Optimiser steps (paper: 30000)."""
     batch: int = 64
-    """Observations per step (paper: 32 per GPU)."""
+    """Observations per step and process (paper: 32 per GPU)."""
+    accumulate: int = 1
+    """Equal parts in which a process computes its batch, one after the other, to save memory (paper: not given)."""
     draws: int = 1
     """Noise and time draws per observation, which share its prefix (paper: not given, pi0's 1)."""
     learning_rate: float = 5e-5
@@ -103,6 +106,11 @@ class TransferConfig:
     recompute: bool = False
     """Compute layers again in the backward pass in place of keeping what they computed: less memory, about a third more
     time, the same gradients (paper: not given)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products; weights and targets stay float32 (paper: not given)."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Between the processes of torchrun: ddp, each holds all weights; fsdp, each holds its part (FSDP2). One process
+    alone does neither (paper: not given)."""
     ema: float = 0.999
     """Decay per step of averaged weights, which are then exported in place of the last step's; 0 for none (paper: not
     given)."""

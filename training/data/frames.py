@@ -1,4 +1,5 @@
-"""Decoded frames of a dataset as memory-mapped arrays: decode once, read any step at once, nothing held in RAM."""
+"""Decoded frames of a dataset as memory-mapped arrays: decode once, read any step at once, nothing held in RAM; and
+what becomes of them before a network sees them."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from alam_models.contract import Camera, prepare_frame
@@ -44,6 +46,20 @@ def frame_cache(dataset: LeRobotDataset, role: str) -> np.ndarray:
             bar.close()
             temporary.unlink(missing_ok=True)
     return np.load(path, mmap_mode="r")
+
+
+def to_frames(images: Tensor) -> Tensor:
+    """(..., h, w, 3) uint8 -> (..., 3, h, w) float32 in [0, 1]."""
+    return images.movedim(-1, -3).float() / 255
+
+
+def shifted(images: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """images (B, h, w, 3), moves (2, B) int [px] -> the same, each moved up and to the left, edges repeated."""
+    batch, height, width = images.shape[:3]
+    dy, dx = moves[..., None]
+    rows = np.clip(np.arange(height) + dy, 0, height - 1)
+    columns = np.clip(np.arange(width) + dx, 0, width - 1)
+    return images[np.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def _key(dataset: LeRobotDataset, camera: Camera) -> str:
