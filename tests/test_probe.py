@@ -24,7 +24,7 @@ from training.data.mixture import SourceConfig, validate
 from training.probe import main, read_card
 from training.probing.clips import anchors, choose, open_corpus, robots, split_clips, unseen_clips
 from training.probing.measures import Probed, algebra, estimate, mean, probed, ratio_of_means, reconstructions
-from training.probing.pictures import compositions, pick, sibling
+from training.probing.pictures import compositions, most_moving, moved_alike, pick, references, sibling
 from training.probing.survey import estimates, linear_probes, survey
 
 HORIZONS = [1, 2, 3, 4, 5, 8]
@@ -69,7 +69,7 @@ def train(out: Path, data: Path, name: str, seed: int = 0, steps: int = 4) -> Pa
 
 
 def made(encode: object, decode: object = None) -> Probed:
-    return Probed(32, 32, encode, decode or (lambda frames, z: frames))  # type: ignore[arg-type]
+    return Probed(32, 32, encode, decode or (lambda frames, z: frames), lambda z: z.round(decimals=6))  # type: ignore[arg-type]
 
 
 def difference(frames: Tensor, pairs: object, factor: float = 1.0) -> Tensor:
@@ -256,7 +256,44 @@ def test_pictures_stay_in_their_places(data: Path, encoders: dict[str, Path]) ->
     (panel,) = compositions({"exact": made(difference)}, [(corpus, chosen[0], datasets)])
     filmed, exact = panel.rows
     assert len(filmed.images) == 3 and len(exact.images) == 4 and exact.agreement_db == 100.0
-    assert np.array_equal(exact.images[0], filmed.images[0])
+    assert np.array_equal(exact.images[0], filmed.images[0]) and exact.same_codes
+    (panel,) = compositions(
+        {"constant": made(lambda f, pairs: torch.ones(1, len(pairs), 3))}, [(corpus, chosen[0], {})]
+    )
+    assert not panel.rows[1].same_codes  # 1 + 1 is not 1
+
+
+def test_a_transfer_stands_beside_what_the_target_filmed(data: Path, tmp_path: Path) -> None:
+    corpus = Corpus(validate((SourceConfig("q", quadrants(tmp_path / "q"), stride=2),)))
+    datasets, _ = robots(corpus)
+    source, target = (corpus, 0, datasets), (corpus, 2, datasets)  # one view of two episodes
+    at = most_moving(source)
+    assert at.shape == (1, 3) and np.array_equal(moved_alike(source, at, source)[0], at)  # nothing moves more alike
+
+    def moved(number: int, index: np.ndarray) -> np.ndarray:
+        state = datasets[0].state[datasets[0].episodes[int(corpus.clip(number).episode)]["dataset_from_index"] + index]
+        return (state[:, 1:] - state[:, :1]) / 0.1  # channels vary alike
+
+    there, alike = moved_alike(source, at, target)
+    everywhere = np.stack([moved(2, at - at[0, 0] + start) for start in range(30)])
+    apart = np.square(everywhere - moved(0, at)).sum((1, 2, 3))
+    assert alike and np.square(moved(2, there) - moved(0, at)).sum() < np.quantile(apart, 0.1)
+    other = (Corpus(validate((SourceConfig("v", video_folder(tmp_path / "v", [40]), stride=2),))), 0, {})
+    for pair in ((source, other), (other, source)):
+        there, alike = moved_alike(pair[0], most_moving(pair[0]), pair[1])
+        assert not alike and np.array_equal(there, most_moving(pair[1]))
+
+    def shift(frames: Tensor, z: Tensor) -> Tensor:
+        return (frames + z[:, :, None, None].float()).clamp(0, 1)
+
+    panel, unlike = references({"exact": made(difference, shift)}, [(source, target), (source, other)])
+    filmed, ground_truth, own, transferred = panel.rows
+    assert len(filmed.images) == len(ground_truth.images) == 3 and len(own.images) == len(transferred.images) == 4
+    assert all(np.array_equal(row.images[0], ground_truth.images[0]) for row in (own, transferred))
+    assert not np.allclose(own.images[2], transferred.images[2], atol=1e-3)
+    brightness = filmed.images[2].mean() - filmed.images[0].mean()
+    assert transferred.images[2].mean() - transferred.images[0].mean() == pytest.approx(brightness, abs=0.02)
+    assert own.filmed_db and transferred.filmed_db and own.same_codes and unlike.rows[3].filmed_db is None
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
@@ -300,6 +337,7 @@ def test_the_report_is_whole_and_the_card_keeps_the_rest(
     page = (out / "index.html").read_text()
     linked = set(re.findall(r"(?:src|href|srcset)=[\"']([^\"']+)[\"']", page))
     assert {"figure.png", "figure-dark.png", "composition.png", "transfer.png", "reconstruction.png"} <= linked
+    assert {"transfer_ground_truth.png", "transfer_ground_truth-dark.png"} <= linked
     assert all((out / name).stat().st_size > 0 and "/" not in name for name in linked)
     assert {p.name for p in out.iterdir()} - {"index.html"} <= linked
 

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from alam_models.latent_action import ALAM
@@ -38,7 +39,7 @@ from training.data.transitions import transitions_hash
 from training.probing.clips import choose, open_corpus, robots, split_clips, unseen_clips
 from training.probing.figures import grid_figure, reconstruction_figure, save_both, structure_figure
 from training.probing.measures import probed
-from training.probing.pictures import Panel, Place, compositions, pick, sibling, transfers
+from training.probing.pictures import Panel, Place, compositions, pick, references, sibling, transfers
 from training.probing.report import page, summary
 from training.probing.survey import estimates, linear_probes, survey
 from training.provenance import provenance
@@ -163,7 +164,7 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
             "measures": estimates(found, name, baseline, options.seed),
         }
         model.to(device)
-    write_report(options.out, result, *draw(options, corpus, cards, encoders, held_out, training, datasets))
+    write_report(options.out, result, draw(options, corpus, cards, encoders, held_out, training, datasets))
     for name, folder in folders.items():
         write_card(folder, card_figures(result, name))
     return result
@@ -189,8 +190,8 @@ def draw(
     held_out: np.ndarray,
     training: np.ndarray,
     datasets: Any,
-) -> tuple[list[Panel], list[Panel]]:
-    """-> panels of compositions, and of transfers within a domain and between two."""
+) -> dict[str, list[Panel]]:
+    """-> {"composition", "transfer" (within a domain and between two), "transfer_ground_truth": panels}."""
     places: list[Place] = [(corpus, n, datasets) for n in pick(corpus, held_out, datasets, options.seed)]
     pairs: list[tuple[Place, Place, str]] = []
     for place in places[:2]:
@@ -204,19 +205,23 @@ def draw(
         robots_there, _ = robots(second)
         picked = pick(second, unseen_clips(second, cards), robots_there, options.seed)
         targets = [(second, n, robots_there) for n in picked]
-    pairs += [(a, b, "between") for a, b in zip(places, targets, strict=False) if a != b][:2]
-    with tqdm(total=2, unit="figure", desc="pictures") as bar:
-        composed = compositions(encoders, places)
-        bar.update()
-        transferred = transfers(encoders, pairs)
-        bar.update()
-    return composed, transferred
+    between = [(a, b) for a, b in zip(places, targets, strict=False) if a != b][:2]
+    pairs += [(a, b, "between") for a, b in between]
+    made = {
+        "composition": lambda: compositions(encoders, places),
+        "transfer": lambda: transfers(encoders, pairs),
+        "transfer_ground_truth": lambda: references(encoders, between),
+    }
+    return {name: make() for name, make in tqdm(made.items(), unit="figure", desc="pictures")}
 
 
-def write_report(out: Path, result: dict[str, Any], composed: list[Panel], transferred: list[Panel]) -> None:
+def write_report(out: Path, result: dict[str, Any], panels: dict[str, list[Panel]]) -> None:
     """-> out/index.html, its pictures, and probe.json."""
     out.mkdir(parents=True, exist_ok=True)
-    columns = ("a", "b", "c", "c of z_ab + z_bc", "difference x 4")
+
+    def grid(name: str) -> Callable[[bool], Figure]:
+        return lambda dark: grid_figure(panels[name], ("a", "b", "c", "c of z_ab + z_bc", "difference x 4"), dark)
+
     figures = [
         (
             "figure.png",
@@ -235,22 +240,28 @@ def write_report(out: Path, result: dict[str, Any], composed: list[Panel], trans
         (
             "composition.png",
             "Composition in the same clip",
-            lambda dark: grid_figure(composed, columns, dark),
+            grid("composition"),
             "c lies up to five strides behind a, b in the middle, where most moves in a held-out clip drawn by seed. "
             "Every frame is decoded from a alone; if transitions add up, the last two frames are equal. Below their "
-            "difference: PSNR of one against the other.",
+            "difference: PSNR of one against the other, or that the codebook took both for the same.",
+        ),
+        (
+            "transfer_ground_truth.png",
+            "Transitions of one domain in another, beside what was filmed there",
+            grid("transfer_ground_truth"),
+            "As in Fig. 6. The target's own transitions, decoded on its frame a, bound what can be shown; below "
+            "each, the source's transitions on the same frame. The target's frames are those during which its robot "
+            "moves most like the source's, where the data tell (else those where most moves).",
+        ),
+        (
+            "transfer.png",
+            "Transitions of one clip on a frame of another",
+            grid("transfer"),
+            "Transitions inferred from the upper row alone, decoded on a frame of another clip of the same domain, "
+            "and of another domain (Fig. 7).",
         ),
     ]
-    if transferred:
-        figures.append(
-            (
-                "transfer.png",
-                "Transitions of one clip on a frame of another",
-                lambda dark: grid_figure(transferred, columns, dark),
-                "Transitions inferred from the upper row alone, decoded on a frame of another clip of the same domain, "
-                "and of another domain (Fig. 7).",
-            )
-        )
+    figures = [figure for figure in figures if panels.get(figure[0].removesuffix(".png"), True)]
     for file, _, make, _ in tqdm(figures, unit="figure", desc="draw"):
         save_both(make, out / file)
     (out / "probe.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")

@@ -27,7 +27,8 @@ Estimate = tuple[float | None, float | None, float | None]  # value, ends of its
 @dataclass(frozen=True)
 class Probed:
     """An encoder and its decoder. encode: frames (n, F, 3, h, w) in [0, 1] and P pairs of them -> (n, P, ...);
-    decode: frames (n, 3, h, w) and transitions (n, ...) -> (n, 3, h, w)."""
+    decode: frames (n, 3, h, w) and transitions (n, ...) -> (n, 3, h, w); codes: transitions (n, ...) -> what the
+    codebook calls them, (n, ...)."""
 
     read_size: int
     """[px] at which clips are read, as in training."""
@@ -35,6 +36,7 @@ class Probed:
     """[px] of the frames that are encoded and decoded."""
     encode: Callable[[Tensor, Sequence[Pair]], Tensor]
     decode: Callable[[Tensor, Tensor], Tensor]
+    codes: Callable[[Tensor], Tensor]
 
 
 def probed(model: ALAM) -> Probed:
@@ -57,7 +59,10 @@ def probed(model: ALAM) -> Probed:
             out.append(model.decoder(model.quantizer(b.to(device))[0], model.encoder.embed(source), source).cpu())
         return torch.cat(out)
 
-    return Probed(model.config.image_size, model.config.grid * model.config.patch, encode, decode)
+    def codes(z: Tensor) -> Tensor:
+        return model.quantizer(z.to(device))[1].cpu()
+
+    return Probed(model.config.image_size, model.config.grid * model.config.patch, encode, decode, codes)
 
 
 def as_frames(images: np.ndarray, size: int) -> Tensor:
