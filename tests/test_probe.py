@@ -23,7 +23,7 @@ from training.data.loader import DataConfig, TripletLoader
 from training.data.mixture import SourceConfig, validate
 from training.probe import main, read_card
 from training.probing.clips import anchors, choose, open_corpus, robots, split_clips, unseen_clips
-from training.probing.measures import Probed, algebra, estimate, mean, probed, ratio_of_means, reconstructions
+from training.probing.measures import Probed, algebra, estimate, mean, probed, ratio_of_means, reconstructions, scores
 from training.probing.pictures import compositions, most_moving, moved_alike, pick, references, sibling
 from training.probing.survey import estimates, linear_probes, survey
 
@@ -100,6 +100,24 @@ def test_an_additive_encoder_has_no_error_and_composes_as_well_as_it_jumps() -> 
         assert np.allclose(found[f"{metric}_direct"], found[f"{metric}_cumulative"], atol=1e-4)
         assert np.allclose(found[f"{metric}_direct"], found[f"{metric}_two_legs"], atol=1e-4)
     assert not np.allclose(found["psnr_direct"][:, :1], found["psnr_direct"])
+    copied = scores(clip()[:, 0], clip()[:, 5])
+    for metric in ("psnr", "ssim"):
+        assert np.allclose(found[f"{metric}_copy"][:, HORIZONS.index(5)], copied[metric])
+        assert np.allclose(found[f"{metric}_zero"], found[f"{metric}_copy"])  # this decoder moves nothing on z = 0
+    assert (found["psnr_direct"] > found["psnr_copy"]).mean() > 0.9
+
+
+def test_a_decoder_that_ignores_transitions_is_no_better_than_what_it_does_with_none(tmp_path: Path) -> None:
+    corpus = Corpus(validate((SourceConfig("v", video_folder(tmp_path / "v", [40, 40]), stride=2),)))
+    darker = made(difference, lambda frames, z: 0.9 * frames)
+    found = survey({"darker": darker, "copier": made(difference)}, corpus, [0, 1], HORIZONS, 4, 0)
+    values = found.values["darker"]
+    assert np.array_equal(values["psnr_zero"], values["psnr_direct"])
+    figures = {name: estimates(found, name, name, 0) for name in ("darker", "copier")}
+    assert figures["copier"]["psnr_over_copy"]["value"] == figures["copier"]["ssim_over_copy"]["value"] == [0.0] * 6
+    wanted = (values["psnr_direct"] - values["psnr_copy"]).mean(0)
+    assert figures["darker"]["psnr_over_copy"]["value"] == pytest.approx(wanted.tolist()) and abs(wanted).min() > 0.1
+    assert not {"delta_psnr_copy", "delta_psnr_zero"} & figures["darker"].keys()
 
 
 def test_a_constant_transition_is_relatively_twice_wrong_in_reverse() -> None:
@@ -330,6 +348,8 @@ def test_the_report_is_whole_and_the_card_keeps_the_rest(
         low, value, high = (encoder["measures"]["rev"][key][2] for key in ("low", "value", "high"))
         assert low < value < high and not any("lpips" in m for m in encoder["measures"])
         assert set(encoder["linear_r2"]) == {"third_person", "wrist"} and encoder["steps"] == 4
+        copied, gained, direct = (encoder["measures"][f"psnr_{n}"]["value"][2] for n in ("copy", "over_copy", "direct"))
+        assert gained == pytest.approx(direct - copied) and f"{copied:.4g}" in printed
         card = read_card(encoders[name])
         assert card.pop("probe")["relative_add"] == encoder["measures"]["relative_add"]["value"]
         assert card == before[name] and list(card) == list(before[name])

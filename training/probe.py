@@ -4,9 +4,9 @@
 
 The first encoder is the baseline of all ratios. For horizons t, in strides k of the data (the paper's k is 5 frames):
 Add(t) = E |z_a^tk - Z_t| with Z_t the sum of t one-stride transitions, Rev(t) = E |z_a^tk + z_tk^a|, both relative to
-E |z_a^tk| too, so that shrinking earns nothing; PSNR, SSIM and LPIPS of frames decoded from z_a^tk and from Z_t;
-effective rank, codebook use, and R2 of a linear map to the robot's motion where the data tell it. The paper's LAM/ALAM:
-Add 46x and Rev 25x at t = 5k, Rev 85x at t = k.
+E |z_a^tk| too, so that shrinking earns nothing; PSNR, SSIM and LPIPS of frames decoded from z_a^tk and from Z_t, beside
+what copying frame a and decoding z = 0 score; effective rank, codebook use, and R2 of a linear map to the robot's
+motion where the data tell it. The paper's LAM/ALAM: Add 46x and Rev 25x at t = 5k, Rev 85x at t = k.
 
 Into --out go index.html with its pictures (figure.png is the paper's Fig. 4 A) and probe.json; the main figures also go
 under `probe` into each encoder's card.yaml."""
@@ -54,6 +54,8 @@ CARD = (
     "psnr_cumulative",
     "ssim_direct",
     "ssim_cumulative",
+    "psnr_copy",
+    "ssim_copy",
 )
 
 
@@ -235,7 +237,8 @@ def write_report(out: Path, result: dict[str, Any], panels: dict[str, list[Panel
             "Reconstruction over the horizon",
             lambda dark: reconstruction_figure(result, dark),
             "Difference of each decoder to its own one-step score, same anchors (Fig. 4 B). Left from the transition "
-            "to the target, right from the sum of one-step transitions; all pass the codebook, as in training.",
+            "to the target, right from the sum of one-step transitions; all pass the codebook, as in training. The "
+            "tables say what doing nothing scores: copying frame a, and the decoder on z = 0.",
         ),
         (
             "composition.png",

@@ -109,12 +109,20 @@ def reconstructions(
 ) -> dict[str, np.ndarray]:
     """frames and transitions as in `algebra` -> {"psnr_direct" [dB], "ssim_direct", "lpips_direct", ...}: (n, T) each.
 
-    The frame t strides on, decoded from the anchor frame alone, against what was filmed."""
-    target = frames[:, list(horizons)].flatten(0, 1)
-    source = frames[:, :1].expand(-1, len(horizons), -1, -1, -1).flatten(0, 1)
+    The frame t strides on, decoded from the anchor frame alone by each of WAYS, against what was filmed; beside it what
+    a decoder must beat: "copy", the anchor as it is, and "zero", decoded from z = 0 (through the codebook)."""
+    target, anchor = frames[:, list(horizons)].flatten(0, 1), frames[:, 0]
+
+    def at_each(images: Tensor) -> Tensor:
+        return images[:, None].expand(-1, len(horizons), -1, -1, -1).flatten(0, 1)
+
+    source = at_each(anchor)
+    predictions = {way: encoder.decode(source, z.flatten(0, 1)) for way, z in ways.items()}
+    predictions["copy"] = source
+    predictions["zero"] = at_each(encoder.decode(anchor, torch.zeros_like(ways["direct"][:, 0])))
     found = {}
-    for way, z in ways.items():
-        for name, value in scores(encoder.decode(source, z.flatten(0, 1)), target, perceptual).items():
+    for way, prediction in predictions.items():
+        for name, value in scores(prediction, target, perceptual).items():
             found[f"{name}_{way}"] = value.reshape(len(frames), len(horizons))
     return found
 

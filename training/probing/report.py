@@ -16,6 +16,7 @@ MEASURES = {
     "relative_add_two_legs": "|z_ac - z_ab - z_bc| / |z|, b in the middle",
 }
 METRICS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "lpips": "LPIPS"}
+OVER_COPY = " of z less that of copying frame a"
 
 STYLE = """
 :root { color-scheme: light dark; --line: light-dark(#ddd, #3a3d44); --soft: light-dark(#f4f5f7, #22252b) }
@@ -59,14 +60,25 @@ def rows(result: dict[str, Any], measure: str) -> tuple[list[str], list[list[str
 
 
 def reconstruction_rows(result: dict[str, Any], metric: str) -> tuple[list[str], list[list[str]]]:
-    """-> heading and rows, one a horizon: each encoder's score, decoding direct, cumulative and two-leg transitions."""
-    ways = {"direct": "z", "cumulative": "Z", "two_legs": "2 legs"}
-    heading = ["t", *[f"{name}, {short}" for name in result["encoders"] for short in ways.values()]]
-    lines = []
-    for place, t in enumerate(result["horizons"]):
-        scores = [e["measures"][f"{metric}_{way}"]["value"][place] for e in result["encoders"].values() for way in ways]
-        lines.append([f"{t}k", *[number(score, 4) for score in scores]])
-    return heading, lines
+    """-> heading and rows, one a horizon: what copying frame a scores (once for encoders of one frame size), and each
+    encoder's decoder on direct, cumulative and two-leg transitions, and on z = 0."""
+    encoders = result["encoders"]
+    copies = {name: encoder["measures"][f"{metric}_copy"]["value"] for name, encoder in encoders.items()}
+    columns = {f"{name}, copy of a": copy for name, copy in copies.items()}
+    if len(set(map(tuple, copies.values()))) == 1:
+        columns = {"copy of a": next(iter(copies.values()))}
+    ways = {"direct": "z", "cumulative": "Z", "two_legs": "2 legs", "zero": "z = 0"}
+    for name, encoder in encoders.items():
+        columns |= {f"{name}, {short}": encoder["measures"][f"{metric}_{way}"]["value"] for way, short in ways.items()}
+    lines = [[f"{t}k", *[number(c[i], 4) for c in columns.values()]] for i, t in enumerate(result["horizons"])]
+    return ["t", *columns], lines
+
+
+def over_copy_rows(result: dict[str, Any], metric: str) -> tuple[list[str], list[list[str]]]:
+    """-> heading and rows, one a horizon: how far each encoder's direct transition scores above copying frame a."""
+    gains = [encoder["measures"][f"{metric}_over_copy"] for encoder in result["encoders"].values()]
+    lines = [[f"{t}k", *[between(gain, i) for gain in gains]] for i, t in enumerate(result["horizons"])]
+    return ["t", *[f"{name} [95 %]" for name in result["encoders"]]], lines
 
 
 def structure_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -112,6 +124,7 @@ def summary(result: dict[str, Any]) -> str:
         parts.append(f"{words}\n{text_table(*rows(result, measure))}")
     for metric in result["metrics"]:
         parts.append(f"{METRICS[metric]}\n{text_table(*reconstruction_rows(result, metric))}")
+        parts.append(f"{METRICS[metric]}{OVER_COPY}\n{text_table(*over_copy_rows(result, metric))}")
     parts.append(text_table(*structure_rows(result)))
     return "\n\n".join(parts + _notes(result))
 
@@ -150,6 +163,7 @@ def page(result: dict[str, Any], figures: Sequence[tuple[str, str, str]]) -> str
         if file == "reconstruction.png":
             for metric in result["metrics"]:
                 parts.append(f"<h3>{METRICS[metric]}</h3>{_table(*reconstruction_rows(result, metric))}")
+                parts.append(f"<h3>{METRICS[metric]}{OVER_COPY}</h3>{_table(*over_copy_rows(result, metric))}")
     parts.append(f"<h2>Structure, not shrinkage</h2>{_table(*structure_rows(result))}")
     parts.append(
         "<p><small>R²: ridge regression from a transition to the robot's own motion, fitted on training episodes, "

@@ -17,7 +17,7 @@ from alam_models.structure import ridge_r2
 from training.data.corpus import Corpus
 from training.data.lerobot import LeRobotDataset
 from training.probing.clips import anchors, fitting, stride_of
-from training.probing.measures import Probed, algebra, as_frames, estimate, mean, ratio_of_means, reconstructions
+from training.probing.measures import WAYS, Probed, algebra, as_frames, estimate, mean, ratio_of_means, reconstructions
 
 SPANS = (1, 5)  # [strides] over which rank, codebook use and linear probes are told: both ends of the paper's range
 _log = logging.getLogger(__name__)
@@ -102,8 +102,9 @@ def survey(
 def estimates(found: Survey, encoder: str, baseline: str, seed: int) -> dict[str, dict[str, list[float | None]]]:
     """-> {measure: {"value", "low", "high"}}, each a list over the horizons, ends of 95 % intervals.
 
-    relative_*: mean error over mean |z_0t|. delta_*: difference to the same anchors' one-step score. times_*: how many
-    times the baseline's figure is this encoder's."""
+    relative_*: mean error over mean |z_0t|. delta_*: difference to the same anchors' one-step score. *_over_copy: of
+    the direct transition, difference to what copying frame a scores. times_*: how many times the baseline's figure is
+    this encoder's."""
     values, base, ones = found.values[encoder], found.values[baseline], np.ones(len(found.groups))
     columns: dict[str, tuple[Any, tuple[Any, ...]]] = {}
     for measure, rows in values.items():
@@ -115,8 +116,11 @@ def estimates(found: Survey, encoder: str, baseline: str, seed: int) -> dict[str
             four = base[measure], base["norm"], values[measure], values["norm"]
             columns[f"times_relative_{measure}"] = ratio_of_means, four
     for measure, rows in values.items():
-        if "_" in measure and measure.split("_")[0] in ("psnr", "ssim", "lpips"):
+        metric, _, way = measure.partition("_")
+        if way in WAYS:
             columns[f"delta_{measure}"] = mean, (rows - rows[:, :1], None)
+        elif way == "copy":
+            columns[f"{metric}_over_copy"] = mean, (values[f"{metric}_direct"] - rows, None)
     out: dict[str, dict[str, list[float | None]]] = {}
     for measure, (statistic, arrays) in columns.items():
         made = []
