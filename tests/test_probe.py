@@ -23,9 +23,10 @@ from training.data.loader import DataConfig, TripletLoader
 from training.data.mixture import SourceConfig, validate
 from training.probe import main, read_card
 from training.probing.clips import anchors, choose, open_corpus, robots, split_clips, unseen_clips
+from training.probing.linear import linear_probes
 from training.probing.measures import Probed, algebra, estimate, mean, probed, ratio_of_means, reconstructions, scores
 from training.probing.pictures import compositions, most_moving, moved_alike, pick, references, sibling
-from training.probing.survey import estimates, linear_probes, survey
+from training.probing.survey import estimates, survey
 
 HORIZONS = [1, 2, 3, 4, 5, 8]
 SIZE = ALAMConfig(image_size=32, width=32, heads=2, depth=1, queries=2, latent_width=4, weights=LossWeights(perc=0))
@@ -256,8 +257,9 @@ def test_linear_probes_read_what_is_there(tmp_path: Path) -> None:
     assert not without and set(found["q"]) == {"third_person", "wrist"}
     for view in found["q"]:
         for span in ("1", "5"):
-            assert min(found["q"][view][span][t] for t in ("state_change", "action")) > 0.98
-            assert max(found["n"][view][span][t] for t in ("state_change", "action")) < 0.2
+            for target in ("state_change", "action", "state_change_within_tasks", "action_within_tasks"):
+                seen, guessed = (found[name][view][span][target] for name in ("q", "n"))
+                assert 0.98 < seen["low"] <= seen["value"] <= seen["high"] and guessed["value"] < 0.2
         assert found["q"][view]["1"]["tested"] == 32
 
 

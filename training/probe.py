@@ -38,10 +38,11 @@ from training.data.mixture import load_mixture
 from training.data.transitions import transitions_hash
 from training.probing.clips import choose, open_corpus, robots, split_clips, unseen_clips
 from training.probing.figures import grid_figure, reconstruction_figure, save_both, structure_figure
+from training.probing.linear import linear_probes
 from training.probing.measures import probed
 from training.probing.pictures import Panel, Place, compositions, pick, references, sibling, transfers
 from training.probing.report import page, summary
-from training.probing.survey import estimates, linear_probes, survey
+from training.probing.survey import estimates, survey
 from training.provenance import provenance
 
 CARD = (

@@ -16,6 +16,7 @@ from torch import Tensor
 from alam_models.latent_action import ALAM, Distance, resize
 
 WAYS = ("direct", "cumulative", "two_legs")  # z_0t; Z_t; z_0b + z_bt with b in the middle
+SPANS = (1, 5)  # [strides] over which rank, codebook use and linear probes are told: both ends of the paper's range
 BATCH = 64  # pairs or frames in one pass of a network
 BEST_PSNR = 100.0  # [dB]; equal frames would be infinitely good
 RESAMPLES = 2000
