@@ -14,7 +14,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alam_models.structure import relative_error
 from alam_models.transformer import Block, CrossAttention, KeysValues
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # (B, 3, h, w) in [0, 1] twice -> (B,)
@@ -328,8 +327,6 @@ class ALAM(nn.Module):
             z_ab, z_bc, z_ac, z_ba = latents.chunk(4)
             terms["add"] = (z_ac - (z_ab + z_bc)).square().mean()
             terms["rev"] = (z_ab + z_ba).square().mean()
-            reported["relative_add"] = relative_error(z_ac - (z_ab + z_bc), z_ac)
-            reported["relative_rev"] = relative_error(z_ab + z_ba, z_ab)
         total = sum((getattr(weights, name) * value for name, value in terms.items()), latents.new_zeros(()))
         if isinstance(self.encoder.scale, Whiten) and self.encoder.scale.uneven is not None:
             total = total + UNEVEN * self.encoder.scale.uneven
@@ -342,6 +339,15 @@ class ALAM(nn.Module):
             "prediction": prediction.unflatten(0, (-1, batch)),
             "target": target.unflatten(0, (-1, batch)),
         }
+
+    @torch.no_grad()
+    def transitions(self, triplet: Tensor) -> tuple[Tensor, ...]:
+        """triplet (B, 3, 3, h, w) in [0, 1] -> z_ab, z_bc, z_ac, z_ba (B, Q, Z) each, whichever of them are trained.
+
+        For inference mode: in training mode, statistics of the latents would move."""
+        patches = self.encoder.embed(triplet.flatten(0, 1)).unflatten(0, (-1, 3)).transpose(0, 1)
+        sources, targets = zip(*PAIRS["triplet"], strict=True)
+        return self.encoder.transition(_pick(patches, sources), _pick(patches, targets)).chunk(4)
 
 
 def resize(frames: Tensor, side: int) -> Tensor:

@@ -32,8 +32,10 @@ def relative_error(error: Tensor, reference: Tensor) -> Tensor:
 def effective_rank(latents: Tensor) -> float:
     """exp of the entropy of the normalised singular values (Roy & Vetterli 2007), latents (n, ...) centred -> 0 to F.
 
-    Centred: a constant part is no structure. All rows equal give 0."""
+    Centred: a constant part is no structure. All rows equal give 0, and nan what is not finite."""
     x = latents.flatten(1).double()
+    if not x.isfinite().all():
+        return float("nan")
     values = torch.linalg.svdvals(x - x.mean(0))
     values = values[values > x.abs().max() * max(x.shape) * torch.finfo(x.dtype).eps]
     if not len(values):

@@ -65,7 +65,7 @@ def train(ranks: Ranks, folder: Path, kind: str, accumulate: int) -> dict[str, A
     found: dict[str, Any] = {"steps": [run.step(share[step]) for step in range(STEPS)]}
     with averaged(run.model, run.average):
         scores, _ = evaluate(run.model, share[0], None, run.config, ranks)
-    found["scores"] = {k: v for k, v in scores.items() if not k.startswith("relative")}
+    found["scores"] = scores
     found["in parts"] = any(isinstance(p, DTensor) for p in run.model.parameters())
     found["said"] = gather(ranks.rank, ranks), agreed(ranks.rank)
     save_checkpoint(folder, STEPS, run.model, run.optimiser, {"next": 7}, {}, run.average)

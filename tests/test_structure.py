@@ -43,6 +43,7 @@ def test_effective_rank_counts_equal_directions() -> None:
     assert effective_rank(torch.cat([directions, -directions]) + 5.0) == pytest.approx(
         3.0, rel=1e-4
     )  # no offset counts
+    assert math.isnan(effective_rank(torch.tensor([[1.0, math.nan], [0.0, 1.0]])))
     # Singular values 3 : 1, entropy by hand.
     two = torch.diag(torch.tensor([3.0, 1.0]))
     wanted = math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))

@@ -16,10 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from alam_models.latent_action import ALAM
 from alam_models.transformer import Block
 
 
@@ -59,7 +60,7 @@ def is_first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def spread(model: nn.Module, kind: str, ranks: Ranks) -> nn.Module:
+def spread(model: ALAM, kind: str, ranks: Ranks) -> nn.Module:
     """-> the module to call in training. Both kinds average gradients over the processes.
 
     ddp: each process holds all weights. fsdp (FSDP2): it holds its part of each, and of the optimiser's state; those
@@ -72,6 +73,7 @@ def spread(model: nn.Module, kind: str, ranks: Ranks) -> nn.Module:
     for module in [m for m in model.modules() if isinstance(m, Block)]:
         fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    register_fsdp_forward_method(model, "transitions")  # it, too, wants all of the weights
     return model
 
 
