@@ -145,6 +145,23 @@ def test_both_views_of_an_episode_are_on_one_side_of_the_split(folder: Path) -> 
         corpus.split("test", 0)
 
 
+def test_trainings_of_many_seeds_can_share_one_split(folder: Path) -> None:
+    corpus, shared = load_corpus(config_of(folder), SIZE), config_of(folder, split_seed=5)
+    assert not np.array_equal(corpus.split("held_out", 5), corpus.split("held_out", 1))
+    loaders = {
+        (side, seed): TripletLoader(shared, side, SIZE, batch=4, seed=seed, corpus=corpus)
+        for side in ("training", "held_out")
+        for seed in (1, 2)
+    }
+    for (side, seed), loader in loaders.items():
+        assert np.array_equal(loader.numbers, corpus.split(side, 5))
+        assert loader.description()["split_seed"] == 5 and loader.description()["seed"] == seed
+    first, second = (next(iter(loaders["training", seed])) for seed in (1, 2))
+    assert not torch.equal(first.frames, second.frames)  # the sampling is each seed's own
+    own = TripletLoader(config_of(folder), "held_out", SIZE, batch=4, seed=1, corpus=corpus)
+    assert np.array_equal(own.numbers, corpus.split("held_out", 1)) and own.description()["split_seed"] == 1
+
+
 def test_a_cache_of_frames_gives_the_same_bits_and_is_made_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +333,7 @@ def test_wrong_paths_and_numbers_are_named(folder: Path, tmp_path: Path) -> None
         (replace(config, per_visit=3), "whole visits, 3 triplets each, got batch 4"),
         (replace(config, workers=-1), "workers >= 0"),
         (replace(config, held_out=1.0), "between 0 and 1"),
+        (replace(config, split_seed=-1), "wanted seeds of 0 or more, got seed 0, split_seed -1"),
     ):
         with pytest.raises(ValueError, match=said):
             batches(changed, 1)

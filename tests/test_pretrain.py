@@ -122,6 +122,30 @@ def test_only_the_same_run_goes_on(data: Path, whole: Path, tmp_path: Path) -> N
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+def test_a_run_from_before_the_split_had_a_seed_goes_on(data: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    for path in out.glob("step-*/state.json"):
+        record = json.loads(path.read_text())
+        del record["identity"]["data"]["split_seed"]
+        path.write_text(json.dumps(record))
+    pretrain(tiny(data, out, ema=0.9))
+    config = tiny(data, out, ema=0.9)
+    with pytest.raises(ValueError, match=r"data\.split_seed None, got 3"):
+        pretrain(replace(config, data=replace(config.data, split_seed=3)))
+
+
+def test_trainings_of_one_split_are_scored_on_the_same_triplets(data: Path) -> None:
+    config, alone = tiny(data, data), Ranks(0, 1, torch.device("cpu"))
+    corpus = module.load_corpus(config.data, 32)
+    shared = replace(config, data=replace(config.data, split_seed=1))
+    one, two, own = (
+        module.held_out_triplets(c, corpus, alone) for c in (shared, replace(shared, seed=7), replace(config, seed=1))
+    )
+    assert torch.equal(one, two) and torch.equal(one, own)
+    assert not torch.equal(one, module.held_out_triplets(config, corpus, alone))
+
+
 def test_a_run_leaves_an_encoder_that_loads_by_path_and_a_card_that_tells_of_it(data: Path, whole: Path) -> None:
     encoder = load_encoder(whole)
     assert encoder(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)).shape == (2, 2, 4)

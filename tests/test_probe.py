@@ -50,13 +50,12 @@ def encoders(trained: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
     return {name: Path(shutil.copytree(folder, tmp_path / name)) for name, folder in trained.items()}
 
 
-def train(out: Path, data: Path, name: str, seed: int = 0, steps: int = 4) -> Path:
+def train(out: Path, data: Path, name: str, seed: int = 0, steps: int = 4, split_seed: int | None = None) -> Path:
     """A few steps of a variant, saved as `train.py pretrain` does."""
     torch.manual_seed(seed)
     model = ALAM(variant(SIZE, name))
-    loader = TripletLoader(
-        DataConfig(data, stride=2, max_gap=2, held_out=HELD_OUT, workers=0), "training", 32, batch=4, seed=seed
-    )
+    config = DataConfig(data, stride=2, max_gap=2, held_out=HELD_OUT, split_seed=split_seed, workers=0)
+    loader = TripletLoader(config, "training", 32, batch=4, seed=seed)
     optimiser = torch.optim.AdamW(model.parameters(), 1e-3)
     for _, batch in zip(range(steps), loader, strict=False):
         loss = model(batch.frames.movedim(-1, -3).float() / 255)["total"]
@@ -189,6 +188,17 @@ def test_what_is_probed_was_held_out_from_every_encoder(data: Path, encoders: di
     found = survey(made_encoders, corpus, held_out.tolist(), HORIZONS, 3, 0)
     assert set(found.clips) == names and len({len(v["add"]) for v in found.values.values()}) == 1
     assert len(np.unique(found.groups)) == len({name.split("/")[1] for name in names})  # both views: one episode
+
+
+def test_encoders_of_many_seeds_and_one_split_are_probed_together(data: Path, tmp_path: Path) -> None:
+    folders = {str(seed): train(tmp_path / str(seed), data, "alam", seed, 1, split_seed=4) for seed in (0, 3)}
+    corpus, cards = corpus_of(data, folders)
+    training, held_out = split_clips(corpus, cards)
+    assert np.array_equal(held_out, corpus.split("held_out", 4, HELD_OUT))
+    assert len(training) + len(held_out) == len(corpus)
+    for card in cards.values():  # one from before there were two seeds: split by its only one
+        card["data"]["seed"] = card["data"].pop("split_seed")
+    assert np.array_equal(split_clips(corpus, cards)[1], held_out)
 
 
 def test_short_clips_leave_out_long_horizons_only(tmp_path: Path) -> None:

@@ -199,10 +199,10 @@ def code_use(codes: Tensor, config: PretrainConfig, ranks: Ranks) -> dict[str, f
 
 
 def held_out_triplets(config: PretrainConfig, corpus: Corpus, ranks: Ranks) -> Tensor:
-    """-> (HELD_OUT / processes, 3, s, s, 3) uint8, the same ones in every run of the same seed."""
+    """-> (HELD_OUT / processes, 3, s, s, 3) uint8, the same ones in every run of the same split."""
     data, size = replace(config.data, workers=0, per_visit=1), config.model.image_size
-    place = ranks.rank, ranks.world, 0
-    return next(iter(TripletLoader(data, "held_out", size, share(ranks), config.seed, *place, corpus))).frames
+    seed, place = data.seed_of_split(config.seed), (ranks.rank, ranks.world, 0)
+    return next(iter(TripletLoader(data, "held_out", size, share(ranks), seed, *place, corpus))).frames
 
 
 def share(ranks: Ranks) -> int:

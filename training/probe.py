@@ -36,7 +36,7 @@ from alam_models.weights import load_alam
 from training.data.corpus import Corpus
 from training.data.mixture import load_mixture
 from training.data.transitions import transitions_hash
-from training.probing.clips import choose, open_corpus, robots, split_clips, unseen_clips
+from training.probing.clips import choose, open_corpus, robots, split_clips, split_seed, unseen_clips
 from training.probing.figures import grid_figure, reconstruction_figure, save_both, structure_figure
 from training.probing.linear import linear_probes
 from training.probing.measures import probed
@@ -174,7 +174,7 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _split(card: dict[str, Any]) -> dict[str, Any]:
-    return {key: card["data"][key] for key in ("seed", "held_out_share")}
+    return {"seed": split_seed(card["data"]), "held_out_share": card["data"]["held_out_share"]}
 
 
 def load_perceptual(backbone: str, device: str) -> tuple[Any, str | None]:
