@@ -24,7 +24,7 @@ from training.data import corpus as corpus_module
 from training.data.clips import Clip, Skipped
 from training.data.corpus import Corpus, summary
 from training.data.loader import DataConfig, TripletBatch, TripletLoader, load_corpus, loading_rate
-from training.data.mixture import TABLE_7, SourceConfig, load_mixture, table_7, validate
+from training.data.mixture import TABLE_7, SourceConfig, load_mixture, validate
 
 SIZE = 16
 
@@ -317,8 +317,6 @@ def test_wrong_paths_and_numbers_are_named(folder: Path, tmp_path: Path) -> None
         load_mixture(Path("/nowhere"))
     with pytest.raises(ValueError, match="wanted data below"):
         load_mixture(tmp_path)
-    with pytest.raises(ValueError, match="names of Table 7, got 'Bridge'; choose from fractal20220817"):
-        table_7({"Bridge": tmp_path})
     with pytest.raises(ValueError, match="names that differ"):
         validate((SourceConfig("a", folder), SourceConfig("a", folder)))
     config = config_of(folder)
@@ -342,8 +340,10 @@ def test_wrong_paths_and_numbers_are_named(folder: Path, tmp_path: Path) -> None
         batches(DataConfig(alone, stride=1, workers=0), 1, side="held_out")
 
 
-def test_the_papers_mixture_has_its_weights_and_strides(folder: Path) -> None:
-    sources = table_7({"CALVIN": folder / "calvin", "BridgeData-V2": folder / "videos"})
+def test_the_papers_mixture_has_its_weights_and_strides(folder: Path, tmp_path: Path) -> None:
+    listed = {"CALVIN": {"path": str(folder / "calvin")}, "BridgeData-V2": {"path": str(folder / "videos")}}
+    (tmp_path / "mixture.yaml").write_text(yaml.safe_dump(listed, sort_keys=False))
+    sources = load_mixture(tmp_path / "mixture.yaml")
     assert [(s.name, s.weight, s.stride, s.kind) for s in sources] == [
         ("CALVIN", 200, 10, "calvin"),
         ("BridgeData-V2", 50, 5, "video"),

@@ -63,7 +63,8 @@ def train(out: Path, data: Path, name: str, seed: int = 0, steps: int = 4, split
         loss.backward()
         optimiser.step()
     save_weights(out, "alam", model.state_dict(), model.config)
-    card = {"commit": "x", "settings": {"max_gap": 2, "seed": seed}, "data": loader.description(), "steps": steps}
+    settings = {"data": {"max_gap": 2}, "seed": seed}
+    card = {"commit": "x", "settings": settings, "data": loader.description(), "steps": steps}
     (out / "card.yaml").write_text(yaml.safe_dump(card, sort_keys=False))
     return out
 
@@ -355,6 +356,7 @@ def test_the_report_is_whole_and_the_card_keeps_the_rest(
         and result["metrics"] == ["psnr", "ssim"]
         and "vgg" in result["lpips_missing"]
     )
+    assert result["longest_trained"] == 4  # alam's pair (a, c), two gaps of 2; lam's pairs reach 2
     for name, encoder in result["encoders"].items():
         assert encoder["measures"]["add"]["value"][0] == 0 and encoder["measures"]["add"]["value"][2] > 0
         low, value, high = (encoder["measures"]["rev"][key][2] for key in ("low", "value", "high"))
@@ -410,10 +412,17 @@ def other_stride(folder: Path) -> None:
     (folder / "card.yaml").write_text(yaml.safe_dump(card))
 
 
+def no_gap(folder: Path) -> None:
+    card = read_card(folder)
+    del card["settings"]["data"]
+    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         (rubbish, "safetensors"),
+        (no_gap, "alam: card.yaml: wanted the largest gap"),
         (no_split, "nothing is known to be held out"),
         (other_stride, "stride: wanted 3"),
         (lambda folder: (folder / "card.yaml").unlink(), "card.yaml"),

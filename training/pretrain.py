@@ -21,6 +21,7 @@ from alam_models.weights import save_weights
 from training.checkpoint import resume, save_checkpoint
 from training.data.clips import Skipped
 from training.data.corpus import Corpus
+from training.data.frames import to_frames
 from training.data.loader import TripletLoader, load_corpus
 from training.distributed import Ranks, collect, gather, gradients_stay, join, mean, spread
 from training.optimiser import (
@@ -208,11 +209,6 @@ def held_out_triplets(config: PretrainConfig, corpus: Corpus, ranks: Ranks) -> T
 def share(ranks: Ranks) -> int:
     """-> triplets of HELD_OUT that are this process'."""
     return max(1, HELD_OUT // ranks.world)
-
-
-def to_frames(images: Tensor) -> Tensor:
-    """(..., h, w, 3) uint8 -> (..., 3, h, w) float32 in [0, 1]."""
-    return images.movedim(-1, -3).float() / 255
 
 
 def precision(config: PretrainConfig, device: torch.device) -> torch.autocast:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -43,7 +42,7 @@ from training.probing.measures import probed
 from training.probing.pictures import Panel, Place, compositions, pick, references, sibling, transfers
 from training.probing.report import page, summary
 from training.probing.survey import estimates, survey
-from training.provenance import provenance
+from training.provenance import provenance, write_card
 
 CARD = (
     "add",
@@ -87,24 +86,13 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def write_card(folder: Path, figures: dict[str, Any]) -> None:
-    """figures under `probe` in folder/card.yaml; the rest stays, and so does the whole file when this is stopped."""
-    path = folder / "card.yaml"
-    temporary = path.with_suffix(f".{os.getpid()}.part")
+def longest_trained(name: str, model: ALAM, card: dict[str, Any]) -> int:
+    """-> strides between the furthest frames that training ever paired. Raises ValueError when a card does not tell."""
     try:
-        temporary.write_text(yaml.safe_dump(read_card(folder) | {"probe": figures}, sort_keys=False))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def longest_trained(model: ALAM, card: dict[str, Any]) -> int | None:
-    """-> strides between the furthest frames that training ever paired, where the card tells."""
-    settings = card.get("settings", {})
-    gap = settings.get(
-        "max_gap", settings.get("data", {}).get("max_gap") if isinstance(settings.get("data"), dict) else None
-    )
-    return None if gap is None else int(gap) * (2 if model.config.pairs == "triplet" else 1)
+        gap = int(card["settings"]["data"]["max_gap"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{name}: card.yaml: wanted the largest gap (settings: data: max_gap), got none") from None
+    return gap * (2 if model.config.pairs == "triplet" else 1)
 
 
 def probe(options: argparse.Namespace) -> dict[str, Any]:
@@ -117,6 +105,7 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = {name: load_alam(folder).to(device) for name, folder in folders.items()}
     encoders = {name: probed(model) for name, model in models.items()}
+    reach = max(longest_trained(name, models[name], cards[name]) for name in models)
     corpus = open_corpus(options.data, cards, options.cache)
     training, held_out = split_clips(corpus, cards)
     chosen = choose(corpus, held_out, options.clips, options.seed)
@@ -149,7 +138,7 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
         "lpips_backbone": options.backbone if perceptual is not None else None,
         "lpips_missing": lpips_missing,
         "r2_missing": r2_missing,
-        "longest_trained": max((t for n in models if (t := longest_trained(models[n], cards[n]))), default=None),
+        "longest_trained": reach,
         "encoders": {},
     }
     for name, model in models.items():
@@ -169,7 +158,7 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
         model.to(device)
     write_report(options.out, result, draw(options, corpus, cards, encoders, held_out, training, datasets))
     for name, folder in folders.items():
-        write_card(folder, card_figures(result, name))
+        write_card(folder, read_card(folder) | {"probe": card_figures(result, name)})
     return result
 
 

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -29,7 +28,7 @@ from alam_models.weights import load_encoder, save_weights
 from training.adapt import check_start, check_tokens, plain_weights, start_policy, tokenizer_of
 from training.checkpoint import newest, resume, save_checkpoint
 from training.configs import PRETRAIN, TRANSFER
-from training.data.frames import frame_cache
+from training.data.frames import frame_cache, to_frames
 from training.data.lerobot import LeRobotDataset
 from training.data.samplers import chunk_starts, generator_state, set_generator_state, split_episodes
 from training.data.statistics import measure
@@ -44,7 +43,7 @@ from training.optimiser import (
     optimise,
     update_average,
 )
-from training.pretrain import pretrain
+from training.pretrain import log, pretrain
 from training.provenance import provenance, read_yaml, write_card
 from training.settings import TransferConfig, settings
 
@@ -117,7 +116,7 @@ def transfer(config: TransferConfig) -> None:
         chunk = start[:, None] + np.arange(horizon)
         images = {role: shifted(frames[role][start], shift, generator) for role in roles}
         return {
-            "images": {role: to_frames(image) for role, image in images.items()},
+            "images": {role: to_frames(torch.from_numpy(image)) for role, image in images.items()},
             "text": torch.from_numpy(tokens[episode_of[start]]),
             "state": torch.from_numpy(state[start]),
             "latents": torch.from_numpy(targets[chunk]),
@@ -136,8 +135,9 @@ def transfer(config: TransferConfig) -> None:
 
         done = step + 1
         if done % config.log_every == 0:
-            log(writer, "train", terms, done)
-            bar.set_postfix(action=f"{terms['action'].item():.3f}", total=f"{terms['total'].item():.3f}")
+            figures = {name: value.item() for name, value in terms.items()}
+            log(writer, "train", figures, done)
+            bar.set_postfix(action=f"{figures['action']:.3f}", total=f"{figures['total']:.3f}")
         if done % config.save_every == 0 or done == config.steps:
             starts_now = np.random.default_rng(config.seed).choice(held_out_starts, 256)
             with averaged(model, average):
@@ -162,11 +162,6 @@ def score(model: FlowPolicy, batch: dict[str, Any], seed: int) -> dict[str, floa
     return {**terms, "action_error": (actions - batch["actions"]).abs().mean().item()}
 
 
-def to_frames(images: np.ndarray) -> Tensor:
-    """(..., h, w, 3) uint8 -> (..., 3, h, w) float32 in [0, 1]."""
-    return torch.from_numpy(np.array(images)).movedim(-1, -3).float() / 255  # a copy: memory maps are read-only
-
-
 def shifted(images: np.ndarray, largest: int, generator: np.random.Generator) -> np.ndarray:
     """(B, h, w, 3) -> the same, each moved by up to `largest` px in both directions, edges repeated."""
     if largest == 0:
@@ -176,18 +171,6 @@ def shifted(images: np.ndarray, largest: int, generator: np.random.Generator) ->
     rows = np.clip(np.arange(height) + dy, 0, height - 1)
     columns = np.clip(np.arange(width) + dx, 0, width - 1)
     return images[np.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def log(writer: SummaryWriter, group: str, terms: dict[str, Any], step: int) -> dict[str, float]:
-    """Scalars of `terms` -> TensorBoard; -> the same as floats."""
-    scalars = {
-        k: v.item() if isinstance(v, Tensor) else float(v)
-        for k, v in terms.items()
-        if not isinstance(v, Tensor) or v.dim() == 0
-    }
-    for name, value in scalars.items():
-        writer.add_scalar(f"{group}/{name}", value, step)
-    return scalars
 
 
 def main() -> None:

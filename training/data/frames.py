@@ -1,4 +1,5 @@
-"""Decoded frames of a dataset as memory-mapped arrays: decode once, read any step at once, nothing held in RAM."""
+"""Decoded frames of a dataset as memory-mapped arrays: decode once, read any step at once, nothing held in RAM; and
+what networks make of them."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from alam_models.contract import Camera, prepare_frame
@@ -44,6 +46,11 @@ def frame_cache(dataset: LeRobotDataset, role: str) -> np.ndarray:
             bar.close()
             temporary.unlink(missing_ok=True)
     return np.load(path, mmap_mode="r")
+
+
+def to_frames(images: Tensor) -> Tensor:
+    """(..., h, w, 3) uint8 -> (..., 3, h, w) float32 in [0, 1]."""
+    return images.movedim(-1, -3).float() / 255
 
 
 def _key(dataset: LeRobotDataset, camera: Camera) -> str:

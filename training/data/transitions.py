@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from alam_models.latent_action import RelationalEncoder
+from training.data.frames import to_frames
 from training.data.lerobot import LeRobotDataset
 
 BATCH = 256
@@ -37,7 +38,7 @@ def transition_cache(dataset: LeRobotDataset, role: str, frames: np.ndarray, enc
         out = np.zeros((len(frames), width), np.float32)
         for start in tqdm(range(0, len(frames) - 1, BATCH), desc=f"encode {role}", unit="batch"):
             images = torch.from_numpy(np.array(frames[start : start + BATCH + 1]))  # a copy: the map is read-only
-            patches = encoder.embed(images.movedim(-1, 1).float() / 255)
+            patches = encoder.embed(to_frames(images))
             out[start : start + len(patches) - 1] = encoder.transition(patches[:-1], patches[1:]).flatten(1).numpy()
         temporary = path.with_suffix(f".{os.getpid()}.part.npy")
         np.save(temporary, out)

@@ -145,7 +145,7 @@ def _curves(axis: Axes, result: dict[str, Any], measure: str, dark: bool) -> Non
         axis.plot(horizons, value, color=colour, marker=MARKERS[place % len(MARKERS)], markersize=5, label=name)
         axis.fill_between(horizons, low, high, color=colour, alpha=0.2, linewidth=0)
     trained = result["longest_trained"]
-    if trained is not None and horizons[-1] > trained:
+    if horizons[-1] > trained:
         axis.axvspan(
             trained + 0.5, horizons[-1] + 0.5, color="#888", alpha=0.12, linewidth=0, label="_longer than trained"
         )

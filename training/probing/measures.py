@@ -14,6 +14,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from alam_models.latent_action import ALAM, Distance, resize
+from training.data.frames import to_frames
 
 WAYS = ("direct", "cumulative", "two_legs")  # z_0t; Z_t; z_0b + z_bt with b in the middle
 SPANS = (1, 5)  # [strides] over which rank, codebook use and linear probes are told: both ends of the paper's range
@@ -68,7 +69,7 @@ def probed(model: ALAM) -> Probed:
 
 def as_frames(images: np.ndarray, size: int) -> Tensor:
     """(..., h, w, 3) uint8 -> (..., 3, size, size) float32 in [0, 1], as a model resizes them."""
-    frames = torch.from_numpy(images).movedim(-1, -3).float() / 255
+    frames = to_frames(torch.from_numpy(images))
     return resize(frames.flatten(0, -4), size).unflatten(0, frames.shape[:-3])
 
 
