@@ -14,7 +14,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alam_models.structure import relative_error
 from alam_models.transformer import Block, CrossAttention, KeysValues
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # (B, 3, h, w) in [0, 1] twice -> (B,)
@@ -42,7 +41,7 @@ class ALAMConfig:
 
     scale: "free", the squared errors on latents as published, which small latents lower. "whitened": latents of mean
     square 1 in every direction (Whiten), so that no linear map of the head changes the algebraic terms. "standardised":
-    each output by itself, nn.BatchNorm1d; older weights have it, whose subtracted mean contradicts Eq. 2."""
+    each output by itself (Standardise); older weights have it, whose subtracted mean contradicts Eq. 2."""
 
     image_size: int = 64  # of the square frames [px]; paper: 200
     patch: int = 16  # side of a patch [px]; paper: 14
@@ -213,6 +212,26 @@ class Whiten(nn.Module):
         return flat.reshape(z.shape).to(z.dtype)
 
 
+class Standardise(nn.BatchNorm1d):
+    """nn.BatchNorm1d over the batches of all ranks, equal ones: torch's own SyncBatchNorm wants GPUs."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z (B, F) -> (B, F)."""
+        ranks = _rank_of()[1]
+        if ranks == 1 or not self.training:
+            return super().forward(z)
+        mean = _mean_over_ranks(z.mean(0))
+        variance = _mean_over_ranks((z - mean).square().mean(0))
+        rows = ranks * len(z)
+        with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+            assert self.num_batches_tracked is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * rows / (rows - 1), self.momentum)
+            self.num_batches_tracked += 1
+        return (z - mean) * (variance + self.eps).rsqrt()
+
+
 class RelationalEncoder(nn.Module):
     """E(O_i, O_j): queries and the patches of both frames through one transformer (Eq. 1, 4)."""
 
@@ -232,7 +251,7 @@ class RelationalEncoder(nn.Module):
         if config.scale == "whitened":
             self.scale = Whiten(config.queries, config.latent_width)
         elif config.scale == "standardised":
-            self.scale = nn.BatchNorm1d(config.queries * config.latent_width, affine=False)
+            self.scale = Standardise(config.queries * config.latent_width, affine=False)
 
     def embed(self, frames: Tensor) -> Tensor:
         """frames (B, 3, h, w) in [0, 1] of any size -> patch sequences (B, N, D), computed once per frame."""
@@ -328,8 +347,6 @@ class ALAM(nn.Module):
             z_ab, z_bc, z_ac, z_ba = latents.chunk(4)
             terms["add"] = (z_ac - (z_ab + z_bc)).square().mean()
             terms["rev"] = (z_ab + z_ba).square().mean()
-            reported["relative_add"] = relative_error(z_ac - (z_ab + z_bc), z_ac)
-            reported["relative_rev"] = relative_error(z_ab + z_ba, z_ab)
         total = sum((getattr(weights, name) * value for name, value in terms.items()), latents.new_zeros(()))
         if isinstance(self.encoder.scale, Whiten) and self.encoder.scale.uneven is not None:
             total = total + UNEVEN * self.encoder.scale.uneven
@@ -342,6 +359,15 @@ class ALAM(nn.Module):
             "prediction": prediction.unflatten(0, (-1, batch)),
             "target": target.unflatten(0, (-1, batch)),
         }
+
+    @torch.no_grad()
+    def transitions(self, triplet: Tensor) -> tuple[Tensor, ...]:
+        """triplet (B, 3, 3, h, w) in [0, 1] -> z_ab, z_bc, z_ac, z_ba (B, Q, Z) each, whichever of them are trained.
+
+        For inference mode: in training mode, statistics of the latents would move."""
+        patches = self.encoder.embed(triplet.flatten(0, 1)).unflatten(0, (-1, 3)).transpose(0, 1)
+        sources, targets = zip(*PAIRS["triplet"], strict=True)
+        return self.encoder.transition(_pick(patches, sources), _pick(patches, targets)).chunk(4)
 
 
 def resize(frames: Tensor, side: int) -> Tensor:

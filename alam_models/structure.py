@@ -1,7 +1,7 @@
 """How structured a set of latent transitions is, in figures that no rescaling of the latents changes.
 
-Squared errors reward small latents: these do not. Letters: n samples, F = Q * Z features, A target dimensions. Latents
-come as (n, ...) and are flattened to (n, F)."""
+Squared errors reward small latents: these do not. Letters: n samples, F = Q * Z features. Latents come as (n, ...) and
+are flattened to (n, F)."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ def relative_error(error: Tensor, reference: Tensor) -> Tensor:
 def effective_rank(latents: Tensor) -> float:
     """exp of the entropy of the normalised singular values (Roy & Vetterli 2007), latents (n, ...) centred -> 0 to F.
 
-    Centred: a constant part is no structure. All rows equal give 0."""
+    Centred: a constant part is no structure. All rows equal give 0, and nan what is not finite."""
     x = latents.flatten(1).double()
+    if not x.isfinite().all():
+        return float("nan")
     values = torch.linalg.svdvals(x - x.mean(0))
     values = values[values > x.abs().max() * max(x.shape) * torch.finfo(x.dtype).eps]
     if not len(values):
@@ -48,46 +50,3 @@ def codebook_use(codes: Tensor, size: int) -> tuple[int, float]:
     share = torch.bincount(codes.flatten(), minlength=size).double() / codes.numel()
     used = share[share > 0]
     return len(used), float(torch.exp(-(used * used.log()).sum()))
-
-
-def linear_probe(latents: Tensor, targets: Tensor, episodes: Tensor, ridge: float = 1e-3, seed: int = 0) -> float:
-    """ridge_r2 fitted on half of the episodes, tested on the others; episodes (n,) int64 names each row's episode.
-
-    Raises ValueError with fewer than two episodes or constant targets."""
-    names = episodes.unique()
-    if len(names) < 2:
-        raise ValueError(f"linear probe: wanted at least two episodes, got {len(names)}")
-    order = names[torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).to(names.device)]
-    return ridge_r2(latents, targets, torch.isin(episodes, order[: len(names) // 2]), ridge)
-
-
-@torch.no_grad()
-def ridge_r2(latents: Tensor, targets: Tensor, fit: Tensor, ridge: float = 1e-3) -> float:
-    """Ridge regression's R2 from latents (n, ...) to targets (n, A), fitted where fit (n,) bool, tested elsewhere.
-
-    Features are standardised on the fitted rows, so that ridge is relative to a variance of 1. -> the mean over the
-    target dimensions that vary: 1 is exact, 0 no better than the mean of the tested rows. Raises ValueError without
-    rows to fit or to test, or with constant targets."""
-    if not fit.any() or fit.all():
-        raise ValueError(f"linear probe: wanted rows to fit and others to test, got {int(fit.sum())} of {len(fit)}")
-    x, y = latents.flatten(1).double(), targets.flatten(1).double()
-    mean, std = x[fit].mean(0), x[fit].std(0, correction=0)
-    # A feature that is constant up to rounding says nothing; divided by its deviation it would say noise.
-    x = torch.where(std > 1e-9 * x.abs().max(), (x - mean) / std.clamp_min(torch.finfo(x.dtype).tiny), 0.0)
-    offset, rows, features = y[fit].mean(0), int(fit.sum()), x.shape[1]
-    fitted, wanted = x[fit], (y[fit] - offset) / rows
-    if features <= rows:
-        weights = torch.linalg.solve(fitted.T @ fitted / rows + ridge * _identity(features, x), fitted.T @ wanted)
-    else:  # the same weights from the smaller matrix
-        weights = fitted.T @ torch.linalg.solve(fitted @ fitted.T / rows + ridge * _identity(rows, x), wanted)
-    tested = y[~fit]
-    spread = (tested - tested.mean(0)).square().sum(0)
-    varies = spread > 1e-12 * tested.square().sum(0)
-    if not varies.any():
-        raise ValueError("linear probe: wanted targets that vary, got constant ones")
-    error = (x[~fit] @ weights + offset - tested).square().sum(0)
-    return float((1 - error[varies] / spread[varies]).mean())
-
-
-def _identity(size: int, like: Tensor) -> Tensor:
-    return torch.eye(size, dtype=like.dtype, device=like.device)

@@ -7,8 +7,9 @@ and AdamW) and the same step with the four pairs each by themselves (tests/four_
 gradients), once with the fused attention kernel and once with attention as in a textbook. Utilisation is the step's
 floating-point operations, counted on the model that is measured (attention's backward pass as twice its forward), over
 what this machine does in float32 matrix products in the same seconds with the same threads. With --data, what the
-loader of that size's settings gives when nobody else computes, beside what a step with the optimiser takes. LPIPS is
-left out: its backbone is a download, and it costs all alike."""
+loader of that size's settings gives when nobody else computes, beside what a step with the optimiser takes; with
+--memory-minutes, too, the resident memory of a training on it and of its workers, and whether it grows. LPIPS is left
+out: its backbone is a download, and it costs all alike."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,30 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 from four_pass import four_passes  # noqa: E402
+from memory import MemoryWatch  # noqa: E402
 
 from alam_models.latent_action import ALAM, ALAMConfig  # noqa: E402
 from training.configs import PRETRAIN  # noqa: E402
 from training.data.loader import TripletLoader, load_corpus, loading_rate  # noqa: E402
 from training.data.mixture import load_mixture  # noqa: E402
+from training.optimiser import clip_gradients, make_optimiser  # noqa: E402
+from training.optimiser import optimise as take_step  # noqa: E402
+from training.pretrain import gradients  # noqa: E402
 from training.settings import PretrainConfig  # noqa: E402
 
 BATCH = {"mini": 32, "base": 2, "paper": 1, "release": 1}  # triplets a step that fit a small machine
 MATMUL = 2048  # side of the square product that gives the machine's rate
+FIGURES = (
+    "utilisation",
+    "utilisation, four passes",
+    "times four passes",
+    "times four passes, textbook",
+    "times four passes at equal utilisation",
+    "loader [triplets/s]",
+    "loader, times the model",
+)
 GOALS = {"times four passes": 1.5, "utilisation": 0.5, "loader, times the model": 3.0}
 
 
@@ -97,14 +111,33 @@ def measure(config: ALAMConfig, batch: int, seconds: float, compiled: bool) -> d
     }
 
 
-def feed(config: PretrainConfig, data: Path, seconds: float) -> float:
-    """-> triplets per second that the loader gives at this size; frames decoded before where the settings say so."""
+@contextmanager
+def loading(config: PretrainConfig) -> Iterator[TripletLoader]:
+    """The loader of a training; frames decoded before where the settings say so."""
     with tempfile.TemporaryDirectory() as folder:
-        reads = replace(config.data, mixture=data, cache=Path(folder) if config.data.cache_frames else None)
+        reads = replace(config.data, cache=Path(folder) if config.data.cache_frames else None)
         corpus = load_corpus(reads, config.model.image_size)
         loader = TripletLoader(reads, "training", config.model.image_size, config.batch, config.seed, corpus=corpus)
         with closing(loader):
-            return loading_rate(loader, seconds)
+            yield loader
+
+
+def remember(config: PretrainConfig, minutes: float) -> dict[str, Any]:
+    """Training steps on the real loader for so long -> memory.summary, and the steps taken."""
+    config = replace(config, model=replace(config.model, weights=replace(config.model.weights, perc=0.0)))
+    torch.manual_seed(config.seed)
+    model = ALAM(config.model).train()
+    optimiser = make_optimiser(model, config)
+    with loading(config) as loader:
+        batches, steps = iter(loader), 0
+        next(batches)  # the workers are there
+        watch = MemoryWatch(interval_s=min(3.0, minutes * 60 / 20))
+        while watch() < minutes * 60:
+            gradients(model, next(batches).frames, None, config)
+            clip_gradients(model, config.clip)
+            take_step(optimiser, config.learning_rate)
+            steps += 1
+        return {"workers": config.data.workers, "steps": steps, **watch.summary()}
 
 
 def backward(model: ALAM, forward: Callable[[], dict[str, Tensor]]) -> None:
@@ -144,19 +177,16 @@ def report(size: str, figures: dict[str, Any]) -> None:
     for name, step in figures["steps"].items():
         rate = f"{step['triplets/s']:9.1f} triplets/s" if step["triplets/s"] else ""
         print(f"  {name:22s}" + "".join(f"  {k[:3]} {step[k] * 1e3:8.1f} ms" for k in step if k[0] == "p") + rate)
-    for name in (
-        "utilisation",
-        "utilisation, four passes",
-        "times four passes",
-        "times four passes, textbook",
-        "times four passes at equal utilisation",
-        "loader [triplets/s]",
-        "loader, times the model",
-    ):
+    for name in FIGURES:
         if name not in figures:
             continue
         goal = f"   goal {GOALS[name]:g}  {'ok' if figures[name] >= GOALS[name] else 'MISSED'}" if name in GOALS else ""
         print(f"  {name:40s} {figures[name]:6.2f}{goal}")
+    if memory := figures.get("memory"):
+        print(f"  memory over {memory['minutes']:.1f} min, {memory['steps']} steps, {memory['workers']} workers")
+        for name in ("resident", "without mapped files"):
+            told = ", ".join(f"{words} {value:.1f}" for words, value in memory[name].items())
+            print(f"    {name:38s} {told}")
 
 
 def main() -> None:
@@ -167,8 +197,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default %(default)s")
     parser.add_argument("--compile", action="store_true", help="the model through torch.compile")
     parser.add_argument("--data", type=Path, help="as of train.py pretrain: measure the loader on it, too")
+    parser.add_argument(
+        "--memory-minutes", type=float, help="train on --data for so long and watch its memory (default: not)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes that decode --data, nothing decoded before (default: as the size's settings)",
+    )
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     arguments = parser.parse_args()
+    if arguments.memory_minutes is not None and not (arguments.data and arguments.memory_minutes > 0):
+        parser.error("--memory-minutes: wanted more than 0, and --data to train on")
     if arguments.data:
         try:
             load_mixture(arguments.data)
@@ -179,12 +219,21 @@ def main() -> None:
     results: dict[str, Any] = {"machine": cpu(), "threads": arguments.threads, "torch": torch.__version__}
     results["compiled"] = arguments.compile
     for size in arguments.size:
-        batch = arguments.batch or BATCH[size]
-        results[size] = measure(PRETRAIN[size].model, batch, arguments.seconds, arguments.compile)
+        batch, config = arguments.batch or BATCH[size], PRETRAIN[size]
+        results[size] = measure(config.model, batch, arguments.seconds, arguments.compile)
         if arguments.data:
-            rate = feed(PRETRAIN[size], arguments.data, arguments.seconds / 3)
+            config = replace(config, data=replace(config.data, mixture=arguments.data))
+            if arguments.workers is not None:
+                config = replace(config, data=replace(config.data, workers=arguments.workers, cache_frames=False))
+            with loading(config) as loader:
+                rate = loading_rate(loader, arguments.seconds / 3)
             results[size]["loader [triplets/s]"] = rate
             results[size]["loader, times the model"] = rate / results[size]["steps"]["model + optimiser"]["triplets/s"]
+        if arguments.memory_minutes:
+            try:
+                results[size]["memory"] = remember(replace(config, batch=batch), arguments.memory_minutes)
+            except ValueError as error:
+                parser.error(f"--memory-minutes: {error}")
         report(size, results[size])
         if arguments.json:
             arguments.json.write_text(json.dumps(results, indent=2) + "\n")

@@ -24,7 +24,7 @@ from training.data import corpus as corpus_module
 from training.data.clips import Clip, Skipped
 from training.data.corpus import Corpus, summary
 from training.data.loader import DataConfig, TripletBatch, TripletLoader, load_corpus, loading_rate
-from training.data.mixture import TABLE_7, SourceConfig, load_mixture, table_7, validate
+from training.data.mixture import TABLE_7, SourceConfig, load_mixture, validate
 
 SIZE = 16
 
@@ -143,6 +143,23 @@ def test_both_views_of_an_episode_are_on_one_side_of_the_split(folder: Path) -> 
     assert len(sides) > 1
     with pytest.raises(ValueError, match="training or held_out"):
         corpus.split("test", 0)
+
+
+def test_trainings_of_many_seeds_can_share_one_split(folder: Path) -> None:
+    corpus, shared = load_corpus(config_of(folder), SIZE), config_of(folder, split_seed=5)
+    assert not np.array_equal(corpus.split("held_out", 5), corpus.split("held_out", 1))
+    loaders = {
+        (side, seed): TripletLoader(shared, side, SIZE, batch=4, seed=seed, corpus=corpus)
+        for side in ("training", "held_out")
+        for seed in (1, 2)
+    }
+    for (side, seed), loader in loaders.items():
+        assert np.array_equal(loader.numbers, corpus.split(side, 5))
+        assert loader.description()["split_seed"] == 5 and loader.description()["seed"] == seed
+    first, second = (next(iter(loaders["training", seed])) for seed in (1, 2))
+    assert not torch.equal(first.frames, second.frames)  # the sampling is each seed's own
+    own = TripletLoader(config_of(folder), "held_out", SIZE, batch=4, seed=1, corpus=corpus)
+    assert np.array_equal(own.numbers, corpus.split("held_out", 1)) and own.description()["split_seed"] == 1
 
 
 def test_a_cache_of_frames_gives_the_same_bits_and_is_made_once(
@@ -300,8 +317,6 @@ def test_wrong_paths_and_numbers_are_named(folder: Path, tmp_path: Path) -> None
         load_mixture(Path("/nowhere"))
     with pytest.raises(ValueError, match="wanted data below"):
         load_mixture(tmp_path)
-    with pytest.raises(ValueError, match="names of Table 7, got 'Bridge'; choose from fractal20220817"):
-        table_7({"Bridge": tmp_path})
     with pytest.raises(ValueError, match="names that differ"):
         validate((SourceConfig("a", folder), SourceConfig("a", folder)))
     config = config_of(folder)
@@ -316,6 +331,7 @@ def test_wrong_paths_and_numbers_are_named(folder: Path, tmp_path: Path) -> None
         (replace(config, per_visit=3), "whole visits, 3 triplets each, got batch 4"),
         (replace(config, workers=-1), "workers >= 0"),
         (replace(config, held_out=1.0), "between 0 and 1"),
+        (replace(config, split_seed=-1), "wanted seeds of 0 or more, got seed 0, split_seed -1"),
     ):
         with pytest.raises(ValueError, match=said):
             batches(changed, 1)
@@ -324,8 +340,10 @@ def test_wrong_paths_and_numbers_are_named(folder: Path, tmp_path: Path) -> None
         batches(DataConfig(alone, stride=1, workers=0), 1, side="held_out")
 
 
-def test_the_papers_mixture_has_its_weights_and_strides(folder: Path) -> None:
-    sources = table_7({"CALVIN": folder / "calvin", "BridgeData-V2": folder / "videos"})
+def test_the_papers_mixture_has_its_weights_and_strides(folder: Path, tmp_path: Path) -> None:
+    listed = {"CALVIN": {"path": str(folder / "calvin")}, "BridgeData-V2": {"path": str(folder / "videos")}}
+    (tmp_path / "mixture.yaml").write_text(yaml.safe_dump(listed, sort_keys=False))
+    sources = load_mixture(tmp_path / "mixture.yaml")
     assert [(s.name, s.weight, s.stride, s.kind) for s in sources] == [
         ("CALVIN", 200, 10, "calvin"),
         ("BridgeData-V2", 50, 5, "video"),

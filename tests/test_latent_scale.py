@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from alam_models.latent_action import ALAM, ALAMConfig, LossWeights, variant
-from alam_models.structure import linear_probe, structure
+from alam_models.structure import structure
+from training.probing.linear import r2
 
 SIZE, LENGTH, LARGEST_GAP = 16, 32, 8  # [px], frames, frames
 
@@ -55,7 +56,7 @@ def judge(model: ALAM) -> dict[str, float]:
     moved = position[clip[:, 0], time[:, 1]] - position[clip[:, 0], time[:, 0]]
     return {
         "rms": z_ab.square().mean().sqrt().item(),
-        "R2": linear_probe(z_ab, moved, clip[:, 0]),
+        "R2": r2(z_ab, moved, clip[:, 0] % 2 == 0, clip[:, 0])[0] or 0.0,
         **structure(z_ab, encode(b, c), encode(a, c), encode(b, a)),
     }
 

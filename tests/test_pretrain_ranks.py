@@ -35,7 +35,7 @@ class Run:
         self.model.quantizer.steps.fill_(1)
         self.model.quantizer.usage.fill_(100.0)  # none of the codes restarts
         self.model.quantizer.train(accumulate == 1)
-        self.replica = spread(self.model, kind, ranks)
+        self.replica = spread(self.model, kind, ranks, also=("transitions",))
         self.optimiser = make_optimiser(self.model, self.config)
         self.average = copy_of(self.model)
 
@@ -65,7 +65,7 @@ def train(ranks: Ranks, folder: Path, kind: str, accumulate: int) -> dict[str, A
     found: dict[str, Any] = {"steps": [run.step(share[step]) for step in range(STEPS)]}
     with averaged(run.model, run.average):
         scores, _ = evaluate(run.model, share[0], None, run.config, ranks)
-    found["scores"] = {k: v for k, v in scores.items() if not k.startswith("relative")}
+    found["scores"] = scores
     found["in parts"] = any(isinstance(p, DTensor) for p in run.model.parameters())
     found["said"] = gather(ranks.rank, ranks), agreed(ranks.rank)
     save_checkpoint(folder, STEPS, run.model, run.optimiser, {"next": 7}, {}, run.average)

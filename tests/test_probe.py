@@ -23,9 +23,10 @@ from training.data.loader import DataConfig, TripletLoader
 from training.data.mixture import SourceConfig, validate
 from training.probe import main, read_card
 from training.probing.clips import anchors, choose, open_corpus, robots, split_clips, unseen_clips
-from training.probing.measures import Probed, algebra, estimate, mean, probed, ratio_of_means, reconstructions
-from training.probing.pictures import compositions, pick, sibling
-from training.probing.survey import estimates, linear_probes, survey
+from training.probing.linear import linear_probes
+from training.probing.measures import Probed, algebra, estimate, mean, probed, ratio_of_means, reconstructions, scores
+from training.probing.pictures import compositions, most_moving, moved_alike, pick, references, sibling
+from training.probing.survey import estimates, survey
 
 HORIZONS = [1, 2, 3, 4, 5, 8]
 SIZE = ALAMConfig(image_size=32, width=32, heads=2, depth=1, queries=2, latent_width=4, weights=LossWeights(perc=0))
@@ -49,13 +50,12 @@ def encoders(trained: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
     return {name: Path(shutil.copytree(folder, tmp_path / name)) for name, folder in trained.items()}
 
 
-def train(out: Path, data: Path, name: str, seed: int = 0, steps: int = 4) -> Path:
+def train(out: Path, data: Path, name: str, seed: int = 0, steps: int = 4, split_seed: int | None = None) -> Path:
     """A few steps of a variant, saved as `train.py pretrain` does."""
     torch.manual_seed(seed)
     model = ALAM(variant(SIZE, name))
-    loader = TripletLoader(
-        DataConfig(data, stride=2, max_gap=2, held_out=HELD_OUT, workers=0), "training", 32, batch=4, seed=seed
-    )
+    config = DataConfig(data, stride=2, max_gap=2, held_out=HELD_OUT, split_seed=split_seed, workers=0)
+    loader = TripletLoader(config, "training", 32, batch=4, seed=seed)
     optimiser = torch.optim.AdamW(model.parameters(), 1e-3)
     for _, batch in zip(range(steps), loader, strict=False):
         loss = model(batch.frames.movedim(-1, -3).float() / 255)["total"]
@@ -63,13 +63,14 @@ def train(out: Path, data: Path, name: str, seed: int = 0, steps: int = 4) -> Pa
         loss.backward()
         optimiser.step()
     save_weights(out, "alam", model.state_dict(), model.config)
-    card = {"commit": "x", "settings": {"max_gap": 2, "seed": seed}, "data": loader.description(), "steps": steps}
+    settings = {"data": {"max_gap": 2}, "seed": seed}
+    card = {"commit": "x", "settings": settings, "data": loader.description(), "steps": steps}
     (out / "card.yaml").write_text(yaml.safe_dump(card, sort_keys=False))
     return out
 
 
 def made(encode: object, decode: object = None) -> Probed:
-    return Probed(32, 32, encode, decode or (lambda frames, z: frames))  # type: ignore[arg-type]
+    return Probed(32, 32, encode, decode or (lambda frames, z: frames), lambda z: z.round(decimals=6))  # type: ignore[arg-type]
 
 
 def difference(frames: Tensor, pairs: object, factor: float = 1.0) -> Tensor:
@@ -100,6 +101,24 @@ def test_an_additive_encoder_has_no_error_and_composes_as_well_as_it_jumps() -> 
         assert np.allclose(found[f"{metric}_direct"], found[f"{metric}_cumulative"], atol=1e-4)
         assert np.allclose(found[f"{metric}_direct"], found[f"{metric}_two_legs"], atol=1e-4)
     assert not np.allclose(found["psnr_direct"][:, :1], found["psnr_direct"])
+    copied = scores(clip()[:, 0], clip()[:, 5])
+    for metric in ("psnr", "ssim"):
+        assert np.allclose(found[f"{metric}_copy"][:, HORIZONS.index(5)], copied[metric])
+        assert np.allclose(found[f"{metric}_zero"], found[f"{metric}_copy"])  # this decoder moves nothing on z = 0
+    assert (found["psnr_direct"] > found["psnr_copy"]).mean() > 0.9
+
+
+def test_a_decoder_that_ignores_transitions_is_no_better_than_what_it_does_with_none(tmp_path: Path) -> None:
+    corpus = Corpus(validate((SourceConfig("v", video_folder(tmp_path / "v", [40, 40]), stride=2),)))
+    darker = made(difference, lambda frames, z: 0.9 * frames)
+    found = survey({"darker": darker, "copier": made(difference)}, corpus, [0, 1], HORIZONS, 4, 0)
+    values = found.values["darker"]
+    assert np.array_equal(values["psnr_zero"], values["psnr_direct"])
+    figures = {name: estimates(found, name, name, 0) for name in ("darker", "copier")}
+    assert figures["copier"]["psnr_over_copy"]["value"] == figures["copier"]["ssim_over_copy"]["value"] == [0.0] * 6
+    wanted = (values["psnr_direct"] - values["psnr_copy"]).mean(0)
+    assert figures["darker"]["psnr_over_copy"]["value"] == pytest.approx(wanted.tolist()) and abs(wanted).min() > 0.1
+    assert not {"delta_psnr_copy", "delta_psnr_zero"} & figures["darker"].keys()
 
 
 def test_a_constant_transition_is_relatively_twice_wrong_in_reverse() -> None:
@@ -172,6 +191,17 @@ def test_what_is_probed_was_held_out_from_every_encoder(data: Path, encoders: di
     assert len(np.unique(found.groups)) == len({name.split("/")[1] for name in names})  # both views: one episode
 
 
+def test_encoders_of_many_seeds_and_one_split_are_probed_together(data: Path, tmp_path: Path) -> None:
+    folders = {str(seed): train(tmp_path / str(seed), data, "alam", seed, 1, split_seed=4) for seed in (0, 3)}
+    corpus, cards = corpus_of(data, folders)
+    training, held_out = split_clips(corpus, cards)
+    assert np.array_equal(held_out, corpus.split("held_out", 4, HELD_OUT))
+    assert len(training) + len(held_out) == len(corpus)
+    for card in cards.values():  # one from before there were two seeds: split by its only one
+        card["data"]["seed"] = card["data"].pop("split_seed")
+    assert np.array_equal(split_clips(corpus, cards)[1], held_out)
+
+
 def test_short_clips_leave_out_long_horizons_only(tmp_path: Path) -> None:
     sources = validate((SourceConfig("short", video_folder(tmp_path / "v", [9, 40]), stride=2),))
     corpus = Corpus(sources)
@@ -238,8 +268,9 @@ def test_linear_probes_read_what_is_there(tmp_path: Path) -> None:
     assert not without and set(found["q"]) == {"third_person", "wrist"}
     for view in found["q"]:
         for span in ("1", "5"):
-            assert min(found["q"][view][span][t] for t in ("state_change", "action")) > 0.98
-            assert max(found["n"][view][span][t] for t in ("state_change", "action")) < 0.2
+            for target in ("state_change", "action", "state_change_within_tasks", "action_within_tasks"):
+                seen, guessed = (found[name][view][span][target] for name in ("q", "n"))
+                assert 0.98 < seen["low"] <= seen["value"] <= seen["high"] and guessed["value"] < 0.2
         assert found["q"][view]["1"]["tested"] == 32
 
 
@@ -256,7 +287,44 @@ def test_pictures_stay_in_their_places(data: Path, encoders: dict[str, Path]) ->
     (panel,) = compositions({"exact": made(difference)}, [(corpus, chosen[0], datasets)])
     filmed, exact = panel.rows
     assert len(filmed.images) == 3 and len(exact.images) == 4 and exact.agreement_db == 100.0
-    assert np.array_equal(exact.images[0], filmed.images[0])
+    assert np.array_equal(exact.images[0], filmed.images[0]) and exact.same_codes
+    (panel,) = compositions(
+        {"constant": made(lambda f, pairs: torch.ones(1, len(pairs), 3))}, [(corpus, chosen[0], {})]
+    )
+    assert not panel.rows[1].same_codes  # 1 + 1 is not 1
+
+
+def test_a_transfer_stands_beside_what_the_target_filmed(data: Path, tmp_path: Path) -> None:
+    corpus = Corpus(validate((SourceConfig("q", quadrants(tmp_path / "q"), stride=2),)))
+    datasets, _ = robots(corpus)
+    source, target = (corpus, 0, datasets), (corpus, 2, datasets)  # one view of two episodes
+    at = most_moving(source)
+    assert at.shape == (1, 3) and np.array_equal(moved_alike(source, at, source)[0], at)  # nothing moves more alike
+
+    def moved(number: int, index: np.ndarray) -> np.ndarray:
+        state = datasets[0].state[datasets[0].episodes[int(corpus.clip(number).episode)]["dataset_from_index"] + index]
+        return (state[:, 1:] - state[:, :1]) / 0.1  # channels vary alike
+
+    there, alike = moved_alike(source, at, target)
+    everywhere = np.stack([moved(2, at - at[0, 0] + start) for start in range(30)])
+    apart = np.square(everywhere - moved(0, at)).sum((1, 2, 3))
+    assert alike and np.square(moved(2, there) - moved(0, at)).sum() < np.quantile(apart, 0.1)
+    other = (Corpus(validate((SourceConfig("v", video_folder(tmp_path / "v", [40]), stride=2),))), 0, {})
+    for pair in ((source, other), (other, source)):
+        there, alike = moved_alike(pair[0], most_moving(pair[0]), pair[1])
+        assert not alike and np.array_equal(there, most_moving(pair[1]))
+
+    def shift(frames: Tensor, z: Tensor) -> Tensor:
+        return (frames + z[:, :, None, None].float()).clamp(0, 1)
+
+    panel, unlike = references({"exact": made(difference, shift)}, [(source, target), (source, other)])
+    filmed, ground_truth, own, transferred = panel.rows
+    assert len(filmed.images) == len(ground_truth.images) == 3 and len(own.images) == len(transferred.images) == 4
+    assert all(np.array_equal(row.images[0], ground_truth.images[0]) for row in (own, transferred))
+    assert not np.allclose(own.images[2], transferred.images[2], atol=1e-3)
+    brightness = filmed.images[2].mean() - filmed.images[0].mean()
+    assert transferred.images[2].mean() - transferred.images[0].mean() == pytest.approx(brightness, abs=0.02)
+    assert own.filmed_db and transferred.filmed_db and own.same_codes and unlike.rows[3].filmed_db is None
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
@@ -288,11 +356,14 @@ def test_the_report_is_whole_and_the_card_keeps_the_rest(
         and result["metrics"] == ["psnr", "ssim"]
         and "vgg" in result["lpips_missing"]
     )
+    assert result["longest_trained"] == 4  # alam's pair (a, c), two gaps of 2; lam's pairs reach 2
     for name, encoder in result["encoders"].items():
         assert encoder["measures"]["add"]["value"][0] == 0 and encoder["measures"]["add"]["value"][2] > 0
         low, value, high = (encoder["measures"]["rev"][key][2] for key in ("low", "value", "high"))
         assert low < value < high and not any("lpips" in m for m in encoder["measures"])
         assert set(encoder["linear_r2"]) == {"third_person", "wrist"} and encoder["steps"] == 4
+        copied, gained, direct = (encoder["measures"][f"psnr_{n}"]["value"][2] for n in ("copy", "over_copy", "direct"))
+        assert gained == pytest.approx(direct - copied) and f"{copied:.4g}" in printed
         card = read_card(encoders[name])
         assert card.pop("probe")["relative_add"] == encoder["measures"]["relative_add"]["value"]
         assert card == before[name] and list(card) == list(before[name])
@@ -300,6 +371,7 @@ def test_the_report_is_whole_and_the_card_keeps_the_rest(
     page = (out / "index.html").read_text()
     linked = set(re.findall(r"(?:src|href|srcset)=[\"']([^\"']+)[\"']", page))
     assert {"figure.png", "figure-dark.png", "composition.png", "transfer.png", "reconstruction.png"} <= linked
+    assert {"transfer_ground_truth.png", "transfer_ground_truth-dark.png"} <= linked
     assert all((out / name).stat().st_size > 0 and "/" not in name for name in linked)
     assert {p.name for p in out.iterdir()} - {"index.html"} <= linked
 
@@ -340,10 +412,17 @@ def other_stride(folder: Path) -> None:
     (folder / "card.yaml").write_text(yaml.safe_dump(card))
 
 
+def no_gap(folder: Path) -> None:
+    card = read_card(folder)
+    del card["settings"]["data"]
+    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         (rubbish, "safetensors"),
+        (no_gap, "alam: card.yaml: wanted the largest gap"),
         (no_split, "nothing is known to be held out"),
         (other_stride, "stride: wanted 3"),
         (lambda folder: (folder / "card.yaml").unlink(), "card.yaml"),

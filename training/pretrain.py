@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from alam_models.latent_action import ALAM, variant
 from alam_models.lpips import PerceptualDistance
-from alam_models.structure import codebook_use
+from alam_models.structure import codebook_use, structure
 from alam_models.transformer import Block
 from alam_models.weights import save_weights
 from training.checkpoint import resume, save_checkpoint
@@ -40,7 +40,7 @@ from training.progress import log, say
 from training.provenance import provenance, write_card
 from training.settings import PretrainConfig, settings
 
-HELD_OUT = 256  # triplets behind the held-out figures, all processes together
+HELD_OUT = 256  # triplets behind the held-out figures, all processes together; no more behind those of structure
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -57,7 +57,7 @@ def pretrain(config: PretrainConfig) -> None:
         model = ALAM(model_config).to(ranks.device)
         if config.compile:
             compile_blocks(model)
-        replica = spread(model, config.parallel, ranks)
+        replica = spread(model, config.parallel, ranks, also=("transitions",))
         optimiser = make_optimiser(model, config)
         average = copy_of(model) if config.ema else None
 
@@ -103,11 +103,12 @@ def pretrain(config: PretrainConfig) -> None:
                 if done % config.log_every == 0:
                     seconds, began = perf_counter() - began, perf_counter()
                     scores |= code_use(codes, config, ranks)
+                    scores |= structure_scores(model, batch.frames[: share(ranks)], config, ranks)
                     scores["gradient_norm"], scores["waiting_for_data_share"] = norm, waited / seconds
                     scores["triplets_per_s"] = config.log_every * config.batch * ranks.world / seconds
                     waited = 0.0
                     log(writer, "train", scores, done)
-                    bar.set_postfix({k: f"{scores[k]:.4f}" for k in ("rec", "relative_add") if k in scores})
+                    bar.set_postfix({k: f"{scores[k]:.4f}" for k in ("rec", "relative_add")})
                 if (done % config.save_every == 0 and watch.high_since is None) or done == config.steps:
                     with averaged(model, average):
                         scores, picture = evaluate(model, held_out, perceptual, config, ranks)
@@ -147,7 +148,7 @@ def gradients(
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, triplets: Tensor, perceptual: nn.Module | None, config: PretrainConfig, ranks: Ranks
+    model: ALAM, triplets: Tensor, perceptual: nn.Module | None, config: PretrainConfig, ranks: Ranks
 ) -> tuple[dict[str, float], Tensor]:
     """triplets (n, 3, s, s, 3) uint8 -> means over all processes' triplets; a picture (3, h, w) in [0, 1].
 
@@ -162,7 +163,22 @@ def evaluate(
     rows = [row[pair, :8] for pair in sorted({0, len(target) - 1}) for row in (target, prediction)]
     picture = torch.cat([torch.cat(list(row), 2) for row in rows], 1).float().cpu()
     terms, codes = summed_up(found)
-    return {**mean(terms, ranks), **code_use(codes, config, ranks)}, picture
+    structured = structure_scores(model, triplets, config, ranks)
+    return {**mean(terms, ranks), **code_use(codes, config, ranks), **structured}, picture
+
+
+@torch.no_grad()
+def structure_scores(model: ALAM, triplets: Tensor, config: PretrainConfig, ranks: Ranks) -> dict[str, float]:
+    """triplets (n, 3, s, s, 3) uint8 -> structure.structure of all processes' triplets, whatever pairs are trained."""
+    model.eval()
+    parts = []
+    for part in triplets.split(config.batch // config.accumulate):
+        with precision(config, ranks.device):
+            parts.append([z.cpu() for z in model.transitions(to_frames(part.to(ranks.device)))])
+    model.train()
+    everywhere = chain(*gather(parts, ranks))
+    z_ab, z_bc, z_ac, z_ba = (torch.cat(latents) for latents in zip(*everywhere, strict=True))
+    return structure(z_ab, z_bc, z_ac, z_ba)
 
 
 def summed_up(parts: list[dict[str, Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
@@ -181,10 +197,15 @@ def code_use(codes: Tensor, config: PretrainConfig, ranks: Ranks) -> dict[str, f
 
 
 def held_out_triplets(config: PretrainConfig, corpus: Corpus, ranks: Ranks) -> Tensor:
-    """-> (HELD_OUT / processes, 3, s, s, 3) uint8, the same ones in every run of the same seed."""
-    data, count = replace(config.data, workers=0, per_visit=1), max(1, HELD_OUT // ranks.world)
-    size, place = config.model.image_size, (ranks.rank, ranks.world, 0)
-    return next(iter(TripletLoader(data, "held_out", size, count, config.seed, *place, corpus))).frames
+    """-> (HELD_OUT / processes, 3, s, s, 3) uint8, the same ones in every run of the same split."""
+    data, size = replace(config.data, workers=0, per_visit=1), config.model.image_size
+    seed, place = data.seed_of_split(config.seed), (ranks.rank, ranks.world, 0)
+    return next(iter(TripletLoader(data, "held_out", size, share(ranks), seed, *place, corpus))).frames
+
+
+def share(ranks: Ranks) -> int:
+    """-> triplets of HELD_OUT that are this process'."""
+    return max(1, HELD_OUT // ranks.world)
 
 
 def compile_blocks(model: nn.Module) -> None:

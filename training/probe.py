@@ -4,9 +4,9 @@
 
 The first encoder is the baseline of all ratios. For horizons t, in strides k of the data (the paper's k is 5 frames):
 Add(t) = E |z_a^tk - Z_t| with Z_t the sum of t one-stride transitions, Rev(t) = E |z_a^tk + z_tk^a|, both relative to
-E |z_a^tk| too, so that shrinking earns nothing; PSNR, SSIM and LPIPS of frames decoded from z_a^tk and from Z_t;
-effective rank, codebook use, and R2 of a linear map to the robot's motion where the data tell it. The paper's LAM/ALAM:
-Add 46x and Rev 25x at t = 5k, Rev 85x at t = k.
+E |z_a^tk| too, so that shrinking earns nothing; PSNR, SSIM and LPIPS of frames decoded from z_a^tk and from Z_t, beside
+what copying frame a and decoding z = 0 score; effective rank, codebook use, and R2 of a linear map to the robot's
+motion where the data tell it. The paper's LAM/ALAM: Add 46x and Rev 25x at t = 5k, Rev 85x at t = k.
 
 Into --out go index.html with its pictures (figure.png is the paper's Fig. 4 A) and probe.json; the main figures also go
 under `probe` into each encoder's card.yaml."""
@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from alam_models.latent_action import ALAM
@@ -35,13 +35,14 @@ from alam_models.weights import load_alam
 from training.data.corpus import Corpus
 from training.data.mixture import load_mixture
 from training.data.transitions import transitions_hash
-from training.probing.clips import choose, open_corpus, robots, split_clips, unseen_clips
+from training.probing.clips import choose, open_corpus, robots, split_clips, split_seed, unseen_clips
 from training.probing.figures import grid_figure, reconstruction_figure, save_both, structure_figure
+from training.probing.linear import linear_probes
 from training.probing.measures import probed
-from training.probing.pictures import Panel, Place, compositions, pick, sibling, transfers
+from training.probing.pictures import Panel, Place, compositions, pick, references, sibling, transfers
 from training.probing.report import page, summary
-from training.probing.survey import estimates, linear_probes, survey
-from training.provenance import provenance
+from training.probing.survey import estimates, survey
+from training.provenance import provenance, write_card
 
 CARD = (
     "add",
@@ -53,6 +54,8 @@ CARD = (
     "psnr_cumulative",
     "ssim_direct",
     "ssim_cumulative",
+    "psnr_copy",
+    "ssim_copy",
 )
 
 
@@ -83,24 +86,13 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def write_card(folder: Path, figures: dict[str, Any]) -> None:
-    """figures under `probe` in folder/card.yaml; the rest stays, and so does the whole file when this is stopped."""
-    path = folder / "card.yaml"
-    temporary = path.with_suffix(f".{os.getpid()}.part")
+def longest_trained(name: str, model: ALAM, card: dict[str, Any]) -> int:
+    """-> strides between the furthest frames that training ever paired. Raises ValueError when a card does not tell."""
     try:
-        temporary.write_text(yaml.safe_dump(read_card(folder) | {"probe": figures}, sort_keys=False))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def longest_trained(model: ALAM, card: dict[str, Any]) -> int | None:
-    """-> strides between the furthest frames that training ever paired, where the card tells."""
-    settings = card.get("settings", {})
-    gap = settings.get(
-        "max_gap", settings.get("data", {}).get("max_gap") if isinstance(settings.get("data"), dict) else None
-    )
-    return None if gap is None else int(gap) * (2 if model.config.pairs == "triplet" else 1)
+        gap = int(card["settings"]["data"]["max_gap"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{name}: card.yaml: wanted the largest gap (settings: data: max_gap), got none") from None
+    return gap * (2 if model.config.pairs == "triplet" else 1)
 
 
 def probe(options: argparse.Namespace) -> dict[str, Any]:
@@ -113,6 +105,7 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = {name: load_alam(folder).to(device) for name, folder in folders.items()}
     encoders = {name: probed(model) for name, model in models.items()}
+    reach = max(longest_trained(name, models[name], cards[name]) for name in models)
     corpus = open_corpus(options.data, cards, options.cache)
     training, held_out = split_clips(corpus, cards)
     chosen = choose(corpus, held_out, options.clips, options.seed)
@@ -145,7 +138,7 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
         "lpips_backbone": options.backbone if perceptual is not None else None,
         "lpips_missing": lpips_missing,
         "r2_missing": r2_missing,
-        "longest_trained": max((t for n in models if (t := longest_trained(models[n], cards[n]))), default=None),
+        "longest_trained": reach,
         "encoders": {},
     }
     for name, model in models.items():
@@ -163,14 +156,14 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
             "measures": estimates(found, name, baseline, options.seed),
         }
         model.to(device)
-    write_report(options.out, result, *draw(options, corpus, cards, encoders, held_out, training, datasets))
+    write_report(options.out, result, draw(options, corpus, cards, encoders, held_out, training, datasets))
     for name, folder in folders.items():
-        write_card(folder, card_figures(result, name))
+        write_card(folder, read_card(folder) | {"probe": card_figures(result, name)})
     return result
 
 
 def _split(card: dict[str, Any]) -> dict[str, Any]:
-    return {key: card["data"][key] for key in ("seed", "held_out_share")}
+    return {"seed": split_seed(card["data"]), "held_out_share": card["data"]["held_out_share"]}
 
 
 def load_perceptual(backbone: str, device: str) -> tuple[Any, str | None]:
@@ -189,8 +182,8 @@ def draw(
     held_out: np.ndarray,
     training: np.ndarray,
     datasets: Any,
-) -> tuple[list[Panel], list[Panel]]:
-    """-> panels of compositions, and of transfers within a domain and between two."""
+) -> dict[str, list[Panel]]:
+    """-> {"composition", "transfer" (within a domain and between two), "transfer_ground_truth": panels}."""
     places: list[Place] = [(corpus, n, datasets) for n in pick(corpus, held_out, datasets, options.seed)]
     pairs: list[tuple[Place, Place, str]] = []
     for place in places[:2]:
@@ -204,19 +197,23 @@ def draw(
         robots_there, _ = robots(second)
         picked = pick(second, unseen_clips(second, cards), robots_there, options.seed)
         targets = [(second, n, robots_there) for n in picked]
-    pairs += [(a, b, "between") for a, b in zip(places, targets, strict=False) if a != b][:2]
-    with tqdm(total=2, unit="figure", desc="pictures") as bar:
-        composed = compositions(encoders, places)
-        bar.update()
-        transferred = transfers(encoders, pairs)
-        bar.update()
-    return composed, transferred
+    between = [(a, b) for a, b in zip(places, targets, strict=False) if a != b][:2]
+    pairs += [(a, b, "between") for a, b in between]
+    made = {
+        "composition": lambda: compositions(encoders, places),
+        "transfer": lambda: transfers(encoders, pairs),
+        "transfer_ground_truth": lambda: references(encoders, between),
+    }
+    return {name: make() for name, make in tqdm(made.items(), unit="figure", desc="pictures")}
 
 
-def write_report(out: Path, result: dict[str, Any], composed: list[Panel], transferred: list[Panel]) -> None:
+def write_report(out: Path, result: dict[str, Any], panels: dict[str, list[Panel]]) -> None:
     """-> out/index.html, its pictures, and probe.json."""
     out.mkdir(parents=True, exist_ok=True)
-    columns = ("a", "b", "c", "c of z_ab + z_bc", "difference x 4")
+
+    def grid(name: str) -> Callable[[bool], Figure]:
+        return lambda dark: grid_figure(panels[name], ("a", "b", "c", "c of z_ab + z_bc", "difference x 4"), dark)
+
     figures = [
         (
             "figure.png",
@@ -230,27 +227,34 @@ def write_report(out: Path, result: dict[str, Any], composed: list[Panel], trans
             "Reconstruction over the horizon",
             lambda dark: reconstruction_figure(result, dark),
             "Difference of each decoder to its own one-step score, same anchors (Fig. 4 B). Left from the transition "
-            "to the target, right from the sum of one-step transitions; all pass the codebook, as in training.",
+            "to the target, right from the sum of one-step transitions; all pass the codebook, as in training. The "
+            "tables say what doing nothing scores: copying frame a, and the decoder on z = 0.",
         ),
         (
             "composition.png",
             "Composition in the same clip",
-            lambda dark: grid_figure(composed, columns, dark),
+            grid("composition"),
             "c lies up to five strides behind a, b in the middle, where most moves in a held-out clip drawn by seed. "
             "Every frame is decoded from a alone; if transitions add up, the last two frames are equal. Below their "
-            "difference: PSNR of one against the other.",
+            "difference: PSNR of one against the other, or that the codebook took both for the same.",
+        ),
+        (
+            "transfer_ground_truth.png",
+            "Transitions of one domain in another, beside what was filmed there",
+            grid("transfer_ground_truth"),
+            "As in Fig. 6. The target's own transitions, decoded on its frame a, bound what can be shown; below "
+            "each, the source's transitions on the same frame. The target's frames are those during which its robot "
+            "moves most like the source's, where the data tell (else those where most moves).",
+        ),
+        (
+            "transfer.png",
+            "Transitions of one clip on a frame of another",
+            grid("transfer"),
+            "Transitions inferred from the upper row alone, decoded on a frame of another clip of the same domain, "
+            "and of another domain (Fig. 7).",
         ),
     ]
-    if transferred:
-        figures.append(
-            (
-                "transfer.png",
-                "Transitions of one clip on a frame of another",
-                lambda dark: grid_figure(transferred, columns, dark),
-                "Transitions inferred from the upper row alone, decoded on a frame of another clip of the same domain, "
-                "and of another domain (Fig. 7).",
-            )
-        )
+    figures = [figure for figure in figures if panels.get(figure[0].removesuffix(".png"), True)]
     for file, _, make, _ in tqdm(figures, unit="figure", desc="draw"):
         save_both(make, out / file)
     (out / "probe.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -23,9 +24,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def write_card(out: Path, card: dict[str, Any]) -> None:
     """out/card.yaml: what made these weights. Written aside and renamed: a card that is there is whole."""
-    temporary = out / "card.yaml.part"
-    temporary.write_text(yaml.safe_dump(plain(card), sort_keys=False))
-    temporary.rename(out / "card.yaml")
+    temporary = out / f"card.{os.getpid()}.part"
+    try:
+        temporary.write_text(yaml.safe_dump(plain(card), sort_keys=False))
+        temporary.rename(out / "card.yaml")
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:

@@ -59,7 +59,7 @@ class PretrainConfig:
     """Between the processes of torchrun: ddp, each holds all weights; fsdp, each holds its part (FSDP2). One process
     alone does neither."""
     seed: int = 0
-    """Of weights, split and sampling."""
+    """Of weights and sampling, and of the split where --split-seed is none."""
     log_every: int = 50
     """Steps between TensorBoard scalars."""
     save_every: int = 500

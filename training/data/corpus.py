@@ -66,7 +66,7 @@ class Corpus:
         for config in sources:
             source = open_source(config, keep_open)
             self.fingerprints.append(_hash(config.kind, config.views, source.fingerprint()))
-            self._lists.append(_list_clips(source, self._path(len(self._lists), "clips", "arrow")))
+            self._lists.append(_list_clips(source, config.name, self._path(len(self._lists), "clips", "arrow")))
         self._open_lists()
         self.skipped: list[Skipped] = []
         parts = [self._usable(number) for number in range(len(sources))]
@@ -238,14 +238,14 @@ class Corpus:
         self._open_lists()
 
 
-def _list_clips(source: Source, path: Path) -> Path:
+def _list_clips(source: Source, name: str, path: Path) -> Path:
     """-> the file that lists the clips of a source, made unless it is there."""
     with _locked(path):
         if not path.exists():
             temporary = path.with_suffix(f".{os.getpid()}.part")
             try:
                 with pa.ipc.new_file(str(temporary), SCHEMA) as writer:
-                    clips = source.clips()
+                    clips = iter(tqdm(source.clips(), f"list {name}", unit="clip", delay=2))
                     while rows := [_row(clip) for clip in islice(clips, ROWS)]:
                         writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
                 temporary.rename(path)

@@ -49,6 +49,9 @@ class DataConfig:
     """Largest gap between two frames of a triplet, in strides (paper: 16)."""
     held_out: float = 0.05
     """Share of each source's episodes that training never sees (paper: 0.05)."""
+    split_seed: int | None = None
+    """Seed that decides which episodes are held out; none for that of the training. With one for all, trainings of many
+    seeds hold out the same episodes, and one probe can compare them (paper: not given)."""
     per_visit: int = 1
     """Triplets per visit of a clip. More decode less, but make a batch's triplets alike (paper: 1)."""
     visits: int = 0
@@ -63,6 +66,10 @@ class DataConfig:
     """Folder for lists of clips and for decoded frames, shared by ranks and runs; without it, clips are listed anew."""
     cache_frames: bool = False
     """Decode every frame once into `cache`, 3 * size^2 bytes each: for small models that would wait for decoding."""
+
+    def seed_of_split(self, seed: int) -> int:
+        """-> split_seed, or the training's seed where there is none."""
+        return seed if self.split_seed is None else self.split_seed
 
 
 class TripletBatch(NamedTuple):
@@ -113,12 +120,15 @@ class TripletLoader:
         start: int = 0,
         corpus: Corpus | None = None,
     ) -> None:
-        """side: `training` or `held_out`; batch: triplets per rank; seed: of split and sampling.
+        """side: `training` or `held_out`; batch: triplets per rank; seed: of sampling, and of the split where config
+        has none for it.
 
         corpus: what load_corpus gave, to share one. Raises ValueError as load_corpus, or on numbers that do not fit."""
         if config.workers < 0 or config.prefetch < 1 or config.keep_open < 1:
             got = f"{config.workers}, {config.prefetch}, {config.keep_open}"
             raise ValueError(f"data: wanted workers >= 0, prefetch >= 1 and keep_open >= 1, got {got}")
+        if min(seed, config.seed_of_split(seed)) < 0:
+            raise ValueError(f"data: wanted seeds of 0 or more, got seed {seed}, split_seed {config.split_seed}")
         if not 0 <= rank < world or start < 0:
             got = f"rank {rank} of {world}, start {start}"
             raise ValueError(f"data: wanted 0 <= rank < world and start >= 0, got {got}")
@@ -127,7 +137,7 @@ class TripletLoader:
             raise ValueError(f"data: wanted a batch of whole visits, {config.per_visit} triplets each, got {got}")
         corpus = corpus or load_corpus(config, image_size)
         self.config, self.corpus, self.side, self.seed = config, corpus, side, seed
-        self.numbers = corpus.split(side, seed, config.held_out)
+        self.numbers = corpus.split(side, config.seed_of_split(seed), config.held_out)
         there = np.unique(corpus.source[self.numbers])  # a source of one episode has nothing to hold out
         self.triplets = Triplets(
             corpus.frames[self.numbers],
@@ -199,6 +209,7 @@ class TripletLoader:
             "side": self.side,
             "held_out_share": self.config.held_out,
             "seed": self.seed,
+            "split_seed": self.config.seed_of_split(self.seed),
             "clips": len(self.numbers),
             # In the others the largest gaps do not fit, so theirs are shorter.
             "clips_with_room_for_all_gaps": int((reach >= 2 * self.config.max_gap).sum()),

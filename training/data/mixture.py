@@ -63,16 +63,6 @@ class SourceConfig:
     """Cameras by name: features (rlds, lerobot, calvin) or endings of file names (video). All when empty."""
 
 
-def table_7(paths: dict[str, Path]) -> tuple[SourceConfig, ...]:
-    """{name in Table 7: folder} -> those sources with the paper's weights and strides.
-
-    Raises ValueError on another name, or as `validate`."""
-    for name in paths:
-        if name not in TABLE_7:
-            raise ValueError(f"mixture: wanted names of Table 7, got {name!r}; choose from {', '.join(TABLE_7)}")
-    return validate(tuple(SourceConfig(name, Path(path), *TABLE_7[name]) for name, path in paths.items()))
-
-
 def load_mixture(path: Path, stride: int = 5) -> tuple[SourceConfig, ...]:
     """A YAML file of sources, or one folder of data, which then has `stride`.
 

@@ -57,13 +57,20 @@ def split_clips(corpus: Corpus, cards: Mapping[str, dict[str, Any]]) -> tuple[np
     Raises ValueError when no clip was held out from all of them."""
     sides = []
     for side in SIDES:
-        parts = [corpus.split(side, d["seed"], d["held_out_share"]) for d in _splits(cards).values()]
+        parts = [corpus.split(side, split_seed(d), d["held_out_share"]) for d in _splits(cards).values()]
         sides.append(reduce(np.intersect1d, parts))
     training, held_out = sides
     if not len(held_out):
-        said = ", ".join(f"{name}: seed {d['seed']}" for name, d in _splits(cards).items())
-        raise ValueError(f"wanted clips held out from every encoder, got none in common ({said}); train with one seed")
+        said = ", ".join(f"{name}: seed {split_seed(d)}" for name, d in _splits(cards).items())
+        raise ValueError(
+            f"wanted clips held out from every encoder, got none in common ({said}); train with one --split-seed"
+        )
     return training, held_out
+
+
+def split_seed(data: Mapping[str, Any]) -> int:
+    """A card's `data` -> the seed of its split: that of the training, in cards from before there were two."""
+    return int(data.get("split_seed", data["seed"]))
 
 
 def unseen_clips(corpus: Corpus, cards: Mapping[str, dict[str, Any]]) -> np.ndarray:

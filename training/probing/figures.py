@@ -33,7 +33,7 @@ LIGHT: dict[Any, Any] = {"grid.color": "#dddddd"}
 BOTH: dict[Any, Any] = {"font.size": 11.0, "axes.titlesize": 12.0, "axes.spines.top": False, "axes.spines.right": False}
 METRICS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "lpips": "LPIPS"}
 DIFFERENCE = 4  # times
-SIDE, GAP, LEFT, TITLE, BELOW = 1.5, 0.08, 0.4, 0.62, 0.26  # [in] of a grid of frames
+SIDE, GAP, LEFT, TITLE, BELOW = 1.5, 0.08, 0.45, 0.62, 0.26  # [in] of a grid of frames
 
 
 def save_both(draw: Callable[[bool], Figure], path: Path) -> None:
@@ -107,20 +107,22 @@ def grid_figure(panels: Sequence[Panel], columns: Sequence[str], dark: bool = Fa
     for panel in panels:
         axes.text(0.06, top - 0.2, panel.title, fontsize=11, weight="bold", va="center")
         top -= TITLE
-        for number, row in enumerate(panel.rows):
+        named = 0  # columns whose heading is there
+        for row in panel.rows:
             images, below = list(row.images), [""] * len(columns)
             if row.agreement_db is not None:
                 images.append(np.clip(DIFFERENCE * np.abs(images[3] - images[2]), 0, 1))
-                below[4] = f"{row.agreement_db:.1f} dB"
+                below[4] = "same codes" if row.same_codes else f"{row.agreement_db:.1f} dB"
             if row.filmed_db is not None:
                 below[2] = f"{row.filmed_db:.1f} dB to filmed c"
             axes.text(LEFT / 2, top - SIDE / 2, row.label, fontsize=10, rotation=90, **middle)
             for column, image in enumerate(images):
                 x = LEFT + column * (SIDE + GAP)
                 axes.imshow(image, extent=(x, x + SIDE, top - SIDE, top), aspect="auto", interpolation="nearest")
-                if number == (0 if column < 3 else 1):
+                if column >= named:
                     axes.text(x + SIDE / 2, top + 0.1, columns[column], fontsize=10, **middle)
                 axes.text(x + SIDE / 2, top - SIDE - 0.1, below[column], fontsize=9, **middle)
+            named = max(named, len(images))
             top -= SIDE + BELOW
     axes.set(xlim=(0, width), ylim=(0, height))
     return figure
@@ -143,7 +145,7 @@ def _curves(axis: Axes, result: dict[str, Any], measure: str, dark: bool) -> Non
         axis.plot(horizons, value, color=colour, marker=MARKERS[place % len(MARKERS)], markersize=5, label=name)
         axis.fill_between(horizons, low, high, color=colour, alpha=0.2, linewidth=0)
     trained = result["longest_trained"]
-    if trained is not None and horizons[-1] > trained:
+    if horizons[-1] > trained:
         axis.axvspan(
             trained + 0.5, horizons[-1] + 0.5, color="#888", alpha=0.12, linewidth=0, label="_longer than trained"
         )

@@ -14,8 +14,10 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from alam_models.latent_action import ALAM, Distance, resize
+from training.data.frames import to_frames
 
 WAYS = ("direct", "cumulative", "two_legs")  # z_0t; Z_t; z_0b + z_bt with b in the middle
+SPANS = (1, 5)  # [strides] over which rank, codebook use and linear probes are told: both ends of the paper's range
 BATCH = 64  # pairs or frames in one pass of a network
 BEST_PSNR = 100.0  # [dB]; equal frames would be infinitely good
 RESAMPLES = 2000
@@ -27,7 +29,8 @@ Estimate = tuple[float | None, float | None, float | None]  # value, ends of its
 @dataclass(frozen=True)
 class Probed:
     """An encoder and its decoder. encode: frames (n, F, 3, h, w) in [0, 1] and P pairs of them -> (n, P, ...);
-    decode: frames (n, 3, h, w) and transitions (n, ...) -> (n, 3, h, w)."""
+    decode: frames (n, 3, h, w) and transitions (n, ...) -> (n, 3, h, w); codes: transitions (n, ...) -> what the
+    codebook calls them, (n, ...)."""
 
     read_size: int
     """[px] at which clips are read, as in training."""
@@ -35,6 +38,7 @@ class Probed:
     """[px] of the frames that are encoded and decoded."""
     encode: Callable[[Tensor, Sequence[Pair]], Tensor]
     decode: Callable[[Tensor, Tensor], Tensor]
+    codes: Callable[[Tensor], Tensor]
 
 
 def probed(model: ALAM) -> Probed:
@@ -57,12 +61,15 @@ def probed(model: ALAM) -> Probed:
             out.append(model.decoder(model.quantizer(b.to(device))[0], model.encoder.embed(source), source).cpu())
         return torch.cat(out)
 
-    return Probed(model.config.image_size, model.config.grid * model.config.patch, encode, decode)
+    def codes(z: Tensor) -> Tensor:
+        return model.quantizer(z.to(device))[1].cpu()
+
+    return Probed(model.config.image_size, model.config.grid * model.config.patch, encode, decode, codes)
 
 
 def as_frames(images: np.ndarray, size: int) -> Tensor:
     """(..., h, w, 3) uint8 -> (..., 3, size, size) float32 in [0, 1], as a model resizes them."""
-    frames = torch.from_numpy(images).movedim(-1, -3).float() / 255
+    frames = to_frames(torch.from_numpy(images))
     return resize(frames.flatten(0, -4), size).unflatten(0, frames.shape[:-3])
 
 
@@ -104,12 +111,20 @@ def reconstructions(
 ) -> dict[str, np.ndarray]:
     """frames and transitions as in `algebra` -> {"psnr_direct" [dB], "ssim_direct", "lpips_direct", ...}: (n, T) each.
 
-    The frame t strides on, decoded from the anchor frame alone, against what was filmed."""
-    target = frames[:, list(horizons)].flatten(0, 1)
-    source = frames[:, :1].expand(-1, len(horizons), -1, -1, -1).flatten(0, 1)
+    The frame t strides on, decoded from the anchor frame alone by each of WAYS, against what was filmed; beside it what
+    a decoder must beat: "copy", the anchor as it is, and "zero", decoded from z = 0 (through the codebook)."""
+    target, anchor = frames[:, list(horizons)].flatten(0, 1), frames[:, 0]
+
+    def at_each(images: Tensor) -> Tensor:
+        return images[:, None].expand(-1, len(horizons), -1, -1, -1).flatten(0, 1)
+
+    source = at_each(anchor)
+    predictions = {way: encoder.decode(source, z.flatten(0, 1)) for way, z in ways.items()}
+    predictions["copy"] = source
+    predictions["zero"] = at_each(encoder.decode(anchor, torch.zeros_like(ways["direct"][:, 0])))
     found = {}
-    for way, z in ways.items():
-        for name, value in scores(encoder.decode(source, z.flatten(0, 1)), target, perceptual).items():
+    for way, prediction in predictions.items():
+        for name, value in scores(prediction, target, perceptual).items():
             found[f"{name}_{way}"] = value.reshape(len(frames), len(horizons))
     return found
 

@@ -28,8 +28,10 @@ class Row:
     """(h, w, 3) in [0, 1]: a, b, c and, of an encoder, the composition of both legs."""
     agreement_db: float | None = None
     """PSNR of the composition against the direct transition, of an encoder; high, too, where both are ignored."""
+    same_codes: bool = False
+    """Whether the codebook took both for the same: then nothing is left to compare."""
     filmed_db: float | None = None
-    """PSNR of the direct transition against what was filmed, where c was filmed in this clip."""
+    """PSNR of the direct transition against the frame c that was filmed where it leads, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,66 @@ def transfers(encoders: Mapping[str, Probed], pairs: Sequence[tuple[Place, Place
     return panels
 
 
+def references(encoders: Mapping[str, Probed], pairs: Sequence[tuple[Place, Place]]) -> list[Panel]:
+    """(source clip, target clip of another domain) -> panels: a transfer beside what was filmed in the target.
+
+    The paper's Fig. 6 takes "ground-truth target-domain frames as the rendering reference, which gives an upper bound
+    on visual fidelity that depends only on the decoder": read here as the target's own frames, filmed and as decoded
+    from the target's own transitions; then the source's transitions, decoded on the same frame a."""
+    panels = []
+    for source, target in pairs:
+        at = most_moving(source)
+        there, alike = moved_alike(source, at, target)
+        frames, others = read(*source[:2], at, encoders), read(*target[:2], there, encoders)
+        rows = [
+            Row("source, filmed", _images(next(iter(frames.values()))[0])),
+            Row("target, filmed", _images(next(iter(others.values()))[0])),
+        ]
+        for name, e in encoders.items():
+            anchor, filmed = others[name][:, 0], others[name][:, 2]
+            rows.append(_row(f"{name},\ntarget's own", e, anchor, _transitions(e, others[name]), filmed))
+            wanted = filmed if alike else None
+            rows.append(_row(f"{name},\ntransferred", e, anchor, _transitions(e, frames[name]), wanted))
+        panels.append(Panel(f"{_name(source)} → {_name(target)}", rows))
+    return panels
+
+
 def moving(encoders: Mapping[str, Probed], place: Place) -> dict[str, Tensor]:
     """-> {encoder: frames a, b, c (1, 3, 3, h, w)} from where most moves between a and c in a clip."""
+    return read(*place[:2], most_moving(place), encoders)
+
+
+def most_moving(place: Place) -> np.ndarray:
+    """-> numbers (1, 3) of the frames a, b, c between which the picture of a clip changes most."""
     corpus, number, _ = place
     reach, stride = fitting(corpus, number, range(1, REACH + 1))[-1], stride_of(corpus, number)
     small = corpus.read(number, np.arange(0, int(corpus.frames[number]), stride), 32).astype(np.float32)
     first = stride * int(np.abs(small[reach:] - small[:-reach]).mean((1, 2, 3)).argmax())
-    index = first + stride * np.array([[0, reach // 2 or reach, reach]])
-    return read(corpus, number, index, encoders)
+    return first + stride * np.array([[0, reach // 2 or reach, reach]])
+
+
+def moved_alike(source: Place, index: np.ndarray, target: Place) -> tuple[np.ndarray, bool]:
+    """Frame numbers (1, 3) of a, b, c in the source -> those in the target during which its robot's state changes most
+    like the source's, and True; where the data tell of no such robot in both, where most moves there, and False."""
+    (corpus, number, robots), (own, clip, others) = source, target
+    here, there = robots.get(int(corpus.source[number])), others.get(int(own.source[clip]))
+    if here is None or there is None or here.contract.state != there.contract.state:
+        return most_moving(target), False
+    steps = (index - index[0, 0]) // stride_of(corpus, number) * stride_of(own, clip)
+    starts = np.arange(int(own.frames[clip]) - int(steps[0, -1]))
+    if not len(starts):
+        return most_moving(target), False
+    moved = _state_change(here, corpus.clip(number).episode, index)
+    candidates = _state_change(there, own.clip(clip).episode, starts[:, None] + steps)
+    spread = candidates.std((0, 1))
+    apart = (candidates - moved) / np.where(spread > 0, spread, np.inf)  # a channel that never moves tells nothing
+    return starts[np.square(apart).sum((1, 2)).argmin()] + steps, True
+
+
+def _state_change(dataset: LeRobotDataset, episode: str, index: np.ndarray) -> np.ndarray:
+    """Frame numbers (n, 3) of a, b, c in an episode -> (n, 2, S): the state at b and c less that at a."""
+    state = dataset.state[dataset.episodes[int(episode)]["dataset_from_index"] + index]
+    return state[:, 1:] - state[:, :1]
 
 
 def pick(corpus: Corpus, numbers: np.ndarray, datasets: Datasets, seed: int) -> list[int]:
@@ -114,8 +168,9 @@ def _row(
 ) -> Row:
     decoded = encoder.decode(anchor.expand(len(transitions), -1, -1, -1), torch.cat(list(transitions)))
     agreement = float(scores(decoded[2:], decoded[1:2])["psnr"][0])
+    same_codes = torch.equal(encoder.codes(transitions[1]), encoder.codes(transitions[2]))
     filmed_db = None if filmed is None else float(scores(decoded[1:2], filmed)["psnr"][0])
-    return Row(name, _images(torch.cat([anchor, decoded])), agreement, filmed_db)
+    return Row(name, _images(torch.cat([anchor, decoded])), agreement, same_codes, filmed_db)
 
 
 def _images(frames: Tensor) -> list[np.ndarray]:

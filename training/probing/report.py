@@ -16,6 +16,12 @@ MEASURES = {
     "relative_add_two_legs": "|z_ac - z_ab - z_bc| / |z|, b in the middle",
 }
 METRICS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "lpips": "LPIPS"}
+LINEAR = (
+    "R²: ridge regression from a transition to the robot's own motion, fitted on training episodes, tested on held-out "
+    "ones; 1 is exact, 0 no better than the mean. Within tasks: transitions and motion less their mean over each task, "
+    "on both sides, so that telling which task it is explains nothing."
+)
+OVER_COPY = " of z less that of copying frame a"
 
 STYLE = """
 :root { color-scheme: light dark; --line: light-dark(#ddd, #3a3d44); --soft: light-dark(#f4f5f7, #22252b) }
@@ -37,9 +43,10 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
-def between(measure: dict[str, list[float | None]], place: int) -> str:
-    """-> "45.2 [40.1, 51.3]"; no brackets where there is no interval."""
-    value, low, high = (measure[key][place] for key in ("value", "low", "high"))
+def between(measure: dict[str, Any], place: int | None = None) -> str:
+    """value, low and high, or the ones at a place -> "45.2 [40.1, 51.3]"; no brackets where there is no interval."""
+    ends = (measure[key] for key in ("value", "low", "high"))
+    value, low, high = ends if place is None else (listed[place] for listed in ends)
     return number(value) + (f" [{number(low)}, {number(high)}]" if low is not None else "")
 
 
@@ -59,18 +66,29 @@ def rows(result: dict[str, Any], measure: str) -> tuple[list[str], list[list[str
 
 
 def reconstruction_rows(result: dict[str, Any], metric: str) -> tuple[list[str], list[list[str]]]:
-    """-> heading and rows, one a horizon: each encoder's score, decoding direct, cumulative and two-leg transitions."""
-    ways = {"direct": "z", "cumulative": "Z", "two_legs": "2 legs"}
-    heading = ["t", *[f"{name}, {short}" for name in result["encoders"] for short in ways.values()]]
-    lines = []
-    for place, t in enumerate(result["horizons"]):
-        scores = [e["measures"][f"{metric}_{way}"]["value"][place] for e in result["encoders"].values() for way in ways]
-        lines.append([f"{t}k", *[number(score, 4) for score in scores]])
-    return heading, lines
+    """-> heading and rows, one a horizon: what copying frame a scores (once for encoders of one frame size), and each
+    encoder's decoder on direct, cumulative and two-leg transitions, and on z = 0."""
+    encoders = result["encoders"]
+    copies = {name: encoder["measures"][f"{metric}_copy"]["value"] for name, encoder in encoders.items()}
+    columns = {f"{name}, copy of a": copy for name, copy in copies.items()}
+    if len(set(map(tuple, copies.values()))) == 1:
+        columns = {"copy of a": next(iter(copies.values()))}
+    ways = {"direct": "z", "cumulative": "Z", "two_legs": "2 legs", "zero": "z = 0"}
+    for name, encoder in encoders.items():
+        columns |= {f"{name}, {short}": encoder["measures"][f"{metric}_{way}"]["value"] for way, short in ways.items()}
+    lines = [[f"{t}k", *[number(c[i], 4) for c in columns.values()]] for i, t in enumerate(result["horizons"])]
+    return ["t", *columns], lines
+
+
+def over_copy_rows(result: dict[str, Any], metric: str) -> tuple[list[str], list[list[str]]]:
+    """-> heading and rows, one a horizon: how far each encoder's direct transition scores above copying frame a."""
+    gains = [encoder["measures"][f"{metric}_over_copy"] for encoder in result["encoders"].values()]
+    lines = [[f"{t}k", *[between(gain, i) for gain in gains]] for i, t in enumerate(result["horizons"])]
+    return ["t", *[f"{name} [95 %]" for name in result["encoders"]]], lines
 
 
 def structure_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """-> heading and rows: rank, codebook use and linear probes, one column an encoder."""
+    """-> heading and rows: rank and codebook use, one column an encoder."""
     encoders = result["encoders"]
     lines: list[list[str]] = []
 
@@ -85,12 +103,20 @@ def structure_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         )
     line("codes used", [f"{e['codebook']['used']} of {e['codebook']['size']}" for e in encoders.values()])
     line("codebook perplexity", [number(e["codebook"]["perplexity"]) for e in encoders.values()])
+    return ["", *encoders], lines
+
+
+def linear_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """-> heading and rows: R2 of the linear probes, overall and within tasks, one column an encoder."""
+    encoders, lines = result["encoders"], []
     for view, spans in next(iter(encoders.values()))["linear_r2"].items():
         for span in spans:
             for target, words in (("state_change", "state change"), ("action", "mean action")):
-                values = [e["linear_r2"][view][span][target] for e in encoders.values()]
-                line(f"R² of {words}, t = {span}k{', ' * bool(view)}{view.replace('_', ' ')}", map(number, values))
-    return ["", *encoders], lines
+                place = f"t = {span}k{', ' * bool(view)}{view.replace('_', ' ')}"
+                for ending, where in (("", ""), ("_within_tasks", " within tasks")):
+                    found = [between(e["linear_r2"][view][span][target + ending]) for e in encoders.values()]
+                    lines.append([f"R² of {words}{where}, {place}", *found])
+    return ["", *[f"{name} [95 %]" for name in encoders]], lines
 
 
 def text_table(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -112,7 +138,10 @@ def summary(result: dict[str, Any]) -> str:
         parts.append(f"{words}\n{text_table(*rows(result, measure))}")
     for metric in result["metrics"]:
         parts.append(f"{METRICS[metric]}\n{text_table(*reconstruction_rows(result, metric))}")
+        parts.append(f"{METRICS[metric]}{OVER_COPY}\n{text_table(*over_copy_rows(result, metric))}")
     parts.append(text_table(*structure_rows(result)))
+    if (linear := linear_rows(result))[1]:
+        parts.append(text_table(*linear))
     return "\n\n".join(parts + _notes(result))
 
 
@@ -150,11 +179,10 @@ def page(result: dict[str, Any], figures: Sequence[tuple[str, str, str]]) -> str
         if file == "reconstruction.png":
             for metric in result["metrics"]:
                 parts.append(f"<h3>{METRICS[metric]}</h3>{_table(*reconstruction_rows(result, metric))}")
+                parts.append(f"<h3>{METRICS[metric]}{OVER_COPY}</h3>{_table(*over_copy_rows(result, metric))}")
     parts.append(f"<h2>Structure, not shrinkage</h2>{_table(*structure_rows(result))}")
-    parts.append(
-        "<p><small>R²: ridge regression from a transition to the robot's own motion, fitted on training episodes, "
-        "tested on held-out ones; 1 is exact, 0 no better than the mean.</small></p>"
-    )
+    if (linear := linear_rows(result))[1]:
+        parts.append(f"<h2>Linear probes</h2>{_table(*linear)}<p><small>{LINEAR}</small></p>")
     parts += [f"<p>{escape(note)}</p>" for note in _notes(result)]
     listed = "".join(
         f"<li>{escape(name)}: frames {', '.join(map(str, at))}</li>" for name, at in result["clips"].items()

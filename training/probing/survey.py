@@ -13,13 +13,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from alam_models.latent_action import Distance
-from alam_models.structure import ridge_r2
 from training.data.corpus import Corpus
-from training.data.lerobot import LeRobotDataset
 from training.probing.clips import anchors, fitting, stride_of
-from training.probing.measures import Probed, algebra, as_frames, estimate, mean, ratio_of_means, reconstructions
+from training.probing.measures import (
+    SPANS,
+    WAYS,
+    Probed,
+    algebra,
+    as_frames,
+    estimate,
+    mean,
+    ratio_of_means,
+    reconstructions,
+)
 
-SPANS = (1, 5)  # [strides] over which rank, codebook use and linear probes are told: both ends of the paper's range
 _log = logging.getLogger(__name__)
 
 
@@ -102,8 +109,9 @@ def survey(
 def estimates(found: Survey, encoder: str, baseline: str, seed: int) -> dict[str, dict[str, list[float | None]]]:
     """-> {measure: {"value", "low", "high"}}, each a list over the horizons, ends of 95 % intervals.
 
-    relative_*: mean error over mean |z_0t|. delta_*: difference to the same anchors' one-step score. times_*: how many
-    times the baseline's figure is this encoder's."""
+    relative_*: mean error over mean |z_0t|. delta_*: difference to the same anchors' one-step score. *_over_copy: of
+    the direct transition, difference to what copying frame a scores. times_*: how many times the baseline's figure is
+    this encoder's."""
     values, base, ones = found.values[encoder], found.values[baseline], np.ones(len(found.groups))
     columns: dict[str, tuple[Any, tuple[Any, ...]]] = {}
     for measure, rows in values.items():
@@ -115,8 +123,11 @@ def estimates(found: Survey, encoder: str, baseline: str, seed: int) -> dict[str
             four = base[measure], base["norm"], values[measure], values["norm"]
             columns[f"times_relative_{measure}"] = ratio_of_means, four
     for measure, rows in values.items():
-        if "_" in measure and measure.split("_")[0] in ("psnr", "ssim", "lpips"):
+        metric, _, way = measure.partition("_")
+        if way in WAYS:
             columns[f"delta_{measure}"] = mean, (rows - rows[:, :1], None)
+        elif way == "copy":
+            columns[f"{metric}_over_copy"] = mean, (values[f"{metric}_direct"] - rows, None)
     out: dict[str, dict[str, list[float | None]]] = {}
     for measure, (statistic, arrays) in columns.items():
         made = []
@@ -126,56 +137,3 @@ def estimates(found: Survey, encoder: str, baseline: str, seed: int) -> dict[str
             made.append(estimate(statistic, picked, found.groups[there], seed) if there.any() else (None,) * 3)
         out[measure] = {key: [e[i] for e in made] for i, key in enumerate(("value", "low", "high"))}
     return out
-
-
-def linear_probes(
-    encoders: Mapping[str, Probed],
-    corpus: Corpus,
-    datasets: Mapping[int, LeRobotDataset],
-    training: Sequence[int],
-    held_out: Sequence[int],
-    count: int,
-    seed: int,
-) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    """R2 from transitions to the robot's own motion, fitted on training clips, tested on held-out ones, each view by
-    itself -> {encoder: {view: {span: {"state_change", "action" (mean over the span), "fitted", "tested"}}}}."""
-    rows: dict[tuple[str, int], dict[str, list[Any]]] = {}
-    numbers = [(n, side) for numbers, side in ((training, True), (held_out, False)) for n in numbers]
-    for number, fit in tqdm(numbers, unit="clip", desc="linear probes"):
-        dataset = datasets.get(int(corpus.source[number]))
-        if dataset is None:
-            continue
-        clip, stride, spans = corpus.clip(number), stride_of(corpus, number), fitting(corpus, number, SPANS)
-        start = anchors(corpus, number, spans[-1], count, seed)
-        index = start[:, None] + stride * np.array([0, *spans])
-        try:
-            frames = read(corpus, number, index, encoders)
-        except ValueError:  # told of by the survey, or a training clip that can be spared
-            continue
-        with torch.no_grad():
-            pairs = [(0, i + 1) for i in range(len(spans))]
-            z = {name: encoder.encode(frames[name], pairs) for name, encoder in encoders.items()}
-        step = dataset.episodes[int(clip.episode)]["dataset_from_index"] + index
-        for i, span in enumerate(spans):
-            row = rows.setdefault((clip.view, span), {})
-            change = dataset.state[step[:, i + 1]] - dataset.state[step[:, 0]]
-            action = np.mean([dataset.action[step[:, 0] + s] for s in range(span * stride)], 0)
-            for key, value in {**{f"z {n}": z[n][:, i] for n in z}, "state_change": change, "action": action}.items():
-                row.setdefault(key, []).append(torch.as_tensor(value))
-            row.setdefault("fit", []).append(torch.full((len(start),), fit))
-    out: dict[str, dict[str, dict[str, dict[str, Any]]]] = {name: {} for name in encoders}
-    for (view, span), lists in sorted(rows.items()):
-        joined = {key: torch.cat(value) for key, value in lists.items()}
-        is_fit = joined["fit"]
-        for name in encoders:
-            found = {"fitted": int(is_fit.sum()), "tested": int((~is_fit).sum())}
-            r2 = {target: _r2(joined[f"z {name}"], joined[target], is_fit) for target in ("state_change", "action")}
-            out[name].setdefault(view, {})[str(span)] = {**r2, **found}
-    return out
-
-
-def _r2(latents: Tensor, targets: Tensor, fit: Tensor) -> float | None:
-    try:
-        return ridge_r2(latents, targets, fit)
-    except ValueError:  # nothing on one side, or nothing that varies
-        return None
