@@ -42,11 +42,23 @@ def test_the_same_policy_differs_by_nothing(write: Write) -> None:
     assert found["b"]["difference"] == 0 and found["b"]["difference_95"] == [0, 0]
 
 
+def test_trainings_of_several_seeds_are_one_policy(write: Write) -> None:
+    first, second = write("first", {"reach-v3": [0]}), write("second", {"reach-v3": [1, 2]})
+    both = f"{first},{second.partition('=')[2]}"
+    found = compare(
+        read_all([both, f"other={write('best', {'reach-v3': []}).partition('=')[2]}," + both.split(",")[1]])
+    )
+    assert found["first"]["tasks"] == {"reach-v3": [5, 8]}
+    assert (found["other"]["gained"], found["other"]["lost"]) == (1, 0)
+    with pytest.raises(ValueError, match="of first in second"):
+        read_all([both, second])
+
+
 def test_what_cannot_be_paired_is_refused(write: Write, tmp_path: Path) -> None:
     base = write("base", {"reach-v3": []})
     for other, said in (
-        (write("seeds", {"reach-v3": []}, seeds=(1, 5)), "tasks and seeds of base in seeds"),
-        (write("tasks", {"push-v3": []}), "tasks and seeds of base in tasks"),
+        (write("seeds", {"reach-v3": []}, seeds=(1, 5)), "of base in seeds"),
+        (write("tasks", {"push-v3": []}), "of base in tasks"),
         (write("cut", {"reach-v3": []}, complete=False), "cut short"),
         (base, "names that differ"),
         ("no name", "NAME=FILE"),

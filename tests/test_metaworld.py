@@ -169,5 +169,5 @@ def test_evaluation_writes_what_comparing_reads(tiny_bundle: Path, tmp_path: Pat
     asked = ["--bundle", tiny_bundle, "--tasks", "reach-v3", "--seeds", "20000:20002", "--max-steps", "2"]
     written = tmp_path / "results" / "tiny.json"
     subprocess.run([sys.executable, "training/evaluate.py", *map(str, asked), "--json", written], cwd=ROOT, check=True)
-    assert read_outcomes(written) == {("reach-v3", 20000): False, ("reach-v3", 20001): False}
+    assert read_outcomes(written) == {("reach-v3", 20000, 0): False, ("reach-v3", 20001, 0): False}
     assert json.loads(written.read_text())["policy"].startswith(f"{tiny_bundle.name}@")

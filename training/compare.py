@@ -2,8 +2,9 @@
 
     python training/compare.py action=results/action.json alam=results/alam.json --out docs/transfer
 
-The results are what evaluate.py or tools/run_tasks.py writes with --json. The first is the baseline of all differences,
-which are paired by task and seed. Into --out go success.png and comparison.json."""
+The results are what evaluate.py or tools/run_tasks.py writes with --json; NAME=FILE,FILE,... are trainings of several
+seeds, of one policy. The first is the baseline of all differences, which are paired by task, seed and place in that
+list. Into --out go success.png and comparison.json."""
 
 from __future__ import annotations
 
@@ -21,58 +22,62 @@ from alam_common.statistics import wilson
 from training.probing.figures import COLOURS, save_both
 from training.probing.measures import estimate, mean
 
-Outcomes = dict[tuple[str, int], bool]  # (task, seed) -> solved
+Outcomes = dict[tuple[str, int, int], bool]  # (task, seed, training) -> solved
 
 
-def read_outcomes(path: Path) -> Outcomes:
+def read_outcomes(path: Path, training: int = 0) -> Outcomes:
     """Raises ValueError for a file that no measurement wrote, or one that was cut short."""
     try:
         result = json.loads(path.read_text())
         if not result["complete"]:
             raise ValueError(f"{path}: wanted a complete measurement, got one that was cut short; measure again")
         seeds = range(*result["seeds"])
-        return {(t, s): s not in score["failed_seeds"] for t, score in result["tasks"].items() for s in seeds}
+        return {(t, s, training): s not in score["failed_seeds"] for t, score in result["tasks"].items() for s in seeds}
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: wanted what evaluate.py or run_tasks.py writes with --json, got {error!r}") from None
 
 
 def read_all(words: Sequence[str]) -> dict[str, Outcomes]:
-    """["NAME=FILE", ...] -> {name: outcomes}. Raises ValueError unless all have the same tasks and seeds."""
+    """["NAME=FILE,FILE", ...] -> {name: outcomes}. Raises ValueError unless all have the same tasks and seeds."""
     found: dict[str, Outcomes] = {}
     for word in words:
-        name, equals, file = word.partition("=")
+        name, equals, files = word.partition("=")
         if not equals or not name or name in found:
             raise ValueError(f"wanted NAME=FILE with names that differ, got {word!r}")
-        found[name] = read_outcomes(Path(file))
+        found[name] = {}
+        for training, file in enumerate(files.split(",")):
+            found[name] |= read_outcomes(Path(file), training)
         first = next(iter(found))
         if found[name].keys() != found[first].keys():
-            raise ValueError(f"wanted the tasks and seeds of {first} in {name}, too: only then can they be paired")
+            raise ValueError(
+                f"wanted the tasks, seeds and trainings of {first} in {name}, too: only so are they paired"
+            )
     return found
 
 
 def compare(outcomes: dict[str, Outcomes], seed: int = 0) -> dict[str, Any]:
     """-> {name: {"tasks": {task: [successes, trials]}, "successes", "trials", "wilson_95", and of all but the first
-    "difference" [points], "difference_95": bootstrap over episodes within tasks, "gained" and "lost" episodes}}."""
+    "difference" [points], "difference_95": bootstrap over episodes, "gained" and "lost" attempts}}.
+
+    Intervals know nothing of how trainings vary."""
     base = next(iter(outcomes.values()))
-    tasks = list(dict.fromkeys(task for task, _ in base))
+    tasks = list(dict.fromkeys(task for task, *_ in base))
+    episode = {place: number for number, place in enumerate(dict.fromkeys(key[:2] for key in base))}
+    groups = np.array([episode[key[:2]] for key in base])  # what several trainings do in one episode is alike
     before = np.array(list(base.values()), float)
     result: dict[str, Any] = {}
     for name, mine in outcomes.items():
         solved = np.array([mine[key] for key in base], float)
-        by_task = {t: [sum(v for (task, _), v in mine.items() if task == t), _trials(mine, t)] for t in tasks}
+        by_task = {t: [sum(here := [v for key, v in mine.items() if key[0] == t]), len(here)] for t in tasks}
         successes, trials = int(solved.sum()), len(solved)
         result[name] = {"tasks": by_task, "successes": successes, "trials": trials}
         result[name]["wilson_95"] = [round(100 * end, 1) for end in wilson(successes, trials)]
         if mine is not base:
             columns = [100 * (solved - before), np.ones(trials)]
-            value, low, high = estimate(mean, columns, np.arange(trials), seed)
+            value, low, high = estimate(mean, columns, groups, seed)
             result[name] |= {"difference": value, "difference_95": [low, high]}
             result[name] |= {"gained": int((solved > before).sum()), "lost": int((solved < before).sum())}
     return result
-
-
-def _trials(outcomes: Outcomes, task: str) -> int:
-    return sum(t == task for t, _ in outcomes)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -115,7 +120,7 @@ def draw(result: dict[str, Any], dark: bool = False) -> Figure:
     left.set_yticks(range(len(names)), names)
     left.set(title="all tasks, 95 % Wilson intervals", xlabel="success [%]", xlim=(0, 100))
     right.set_yticks(range(len(tasks)), [t.removesuffix("-v3") for t in tasks])
-    right.set(title=f"by task, {next(iter(result.values()))['tasks'][tasks[0]][1]} seeds each", xlabel="success [%]")
+    right.set(title=f"by task, {next(iter(result.values()))['tasks'][tasks[0]][1]} attempts each", xlabel="success [%]")
     right.set_xlim(-4, 104)
     for edge in np.arange(len(tasks) - 1) + 0.5:
         right.axhline(edge, color="#888", linewidth=0.4, alpha=0.5)
@@ -128,7 +133,7 @@ def draw(result: dict[str, Any], dark: bool = False) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", nargs="+", metavar="NAME=FILE", help="the baseline first")
+    parser.add_argument("results", nargs="+", metavar="NAME=FILE[,FILE...]", help="the baseline first")
     parser.add_argument("--out", type=Path, required=True, help="folder of the figure and the figures")
     arguments = parser.parse_args()
     try:
