@@ -4,6 +4,7 @@ Letters: B batch, N patches of a frame, Q query tokens, Z latent width, D model 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,11 @@ class LossWeights:
     rev: float = 1.0  # reversal consistency; paper: 1
     vq: float = 1.0  # VQ commitment; paper: 1
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"ALAM: weights.{name}: wanted 0 or more, got {value}")
+
 
 @dataclass(frozen=True)
 class ALAMConfig:
@@ -53,11 +59,14 @@ class ALAMConfig:
     codes: int = 32  # codebook size; paper: 7
     pairs: Literal["triplet", "pair"] = "triplet"  # the four of Eq. 3, or (a, b) alone: a LAM; paper: triplet
     scale: Literal["free", "whitened", "standardised"] = "free"  # of the latents; paper: free
-    fade_in: int = 0  # training steps over which quantisation sets in; paper: at once
+    fade_in: int = 0  # forward passes of the training over which quantisation sets in; paper: at once
     source_skip: bool = False  # the pixel decoder adds to the source frame; paper: it does not
     weights: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, int) and not isinstance(value, bool) and value < (name != "fade_in"):
+                raise ValueError(f"ALAM: {name}: wanted {'0' if name == 'fade_in' else '1'} or more, got {value}")
         if self.image_size < self.patch:
             raise ValueError(f"ALAM: wanted image_size >= patch, got {self.image_size} < {self.patch}")
         if self.pairs not in PAIRS:
@@ -100,7 +109,7 @@ class VectorQuantizer(nn.Module):
     a process group, with equal batches each, share one codebook: that of a single process with the whole batch."""
 
     def __init__(self, codes: int, width: int, decay: float = 0.9, fade_in: int = 0) -> None:
-        """fade_in: training steps over which the output moves from the continuous to the quantised vector."""
+        """fade_in: passes in training over which the output moves from the continuous to the quantised vector."""
         super().__init__()
         self.decay, self.fade_in = decay, fade_in
         self.codebook: Tensor
@@ -299,7 +308,7 @@ class TransitionDecoder(nn.Module):
             x, _ = block(x)
         grid, patch = self.config.grid, self.config.patch
         x = self.pixels(x).view(-1, grid, grid, 3, patch, patch).permute(0, 3, 1, 4, 2, 5)
-        x = x.reshape(-1, 3, grid * patch, grid * patch)
+        x = x.reshape(-1, 3, grid * patch, grid * patch).to(frames.dtype)  # no pixel is rounded to bfloat16
         return torch.sigmoid(x + torch.logit(frames, 0.01) if self.config.source_skip else x)
 
 
@@ -341,7 +350,8 @@ class ALAM(nn.Module):
         target = _pick(frames, targets[:forward])
         terms = {"rec": F.mse_loss(prediction, target), "vq": commitment}
         if weights.perc and perceptual is not None:
-            terms["perc"] = perceptual(prediction, target).mean()
+            with _float32(triplet.device):
+                terms["perc"] = perceptual(prediction, target).mean()
         reported = {}
         if config.pairs == "triplet":
             z_ab, z_bc, z_ac, z_ba = latents.chunk(4)

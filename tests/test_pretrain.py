@@ -20,6 +20,7 @@ from alam_models.weights import load_encoder
 from training import optimiser
 from training import pretrain as module
 from training.checkpoint import newest
+from training.data.frames import to_frames
 from training.data.loader import TripletLoader
 from training.distributed import Ranks
 from training.optimiser import LossWatch, averaged, copy_of, update_average
@@ -243,6 +244,17 @@ def test_latents_and_statistics_are_float32_in_a_bfloat16_training(data: Path) -
     covariance = seen["latents"].flatten(0, 1).T @ seen["latents"].flatten(0, 1) / 64
     torch.testing.assert_close(covariance, torch.eye(4), rtol=0, atol=1e-2)
     assert terms["total"].isfinite()
+    compared: list[torch.Tensor] = []
+
+    def distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        compared.extend((prediction, (prediction - target).flatten(1) @ torch.ones(3 * 32 * 32)))
+        return compared[-1]
+
+    pixels = ALAM(replace(MODEL, source_skip=False, weights=replace(MODEL.weights, perc=1.0)))
+    with torch.autocast("cpu", torch.bfloat16):
+        pixels(to_frames(frames), distance)
+    assert [x.dtype for x in compared] == [torch.float32] * 2
+    assert (compared[0] != compared[0].bfloat16()).any()
 
 
 def watch_on(out: Path, losses: int = optimiser.WINDOW) -> LossWatch:

@@ -23,6 +23,7 @@ from training.data.loader import DataConfig, TripletLoader
 from training.data.mixture import SourceConfig, validate
 from training.probe import main, read_card
 from training.probing.clips import anchors, choose, open_corpus, robots, split_clips, unseen_clips
+from training.probing.figures import structure_figure
 from training.probing.linear import linear_probes
 from training.probing.measures import Probed, algebra, estimate, mean, probed, ratio_of_means, reconstructions, scores
 from training.probing.pictures import compositions, most_moving, moved_alike, pick, references, sibling
@@ -367,6 +368,11 @@ def test_the_report_is_whole_and_the_card_keeps_the_rest(
         card = read_card(encoders[name])
         assert card.pop("probe")["relative_add"] == encoder["measures"]["relative_add"]["value"]
         assert card == before[name] and list(card) == list(before[name])
+
+    for encoder in result["encoders"].values():  # one horizon, at which Add is 0
+        encoder["measures"] = {m: {k: v[:1] for k, v in ends.items()} for m, ends in encoder["measures"].items()}
+    assert structure_figure({**result, "horizons": [1]}).axes[0].get_yscale() == "linear"
+    result = json.loads((out / "probe.json").read_text())
 
     page = (out / "index.html").read_text()
     linked = set(re.findall(r"(?:src|href|srcset)=[\"']([^\"']+)[\"']", page))

@@ -85,6 +85,35 @@ def test_data_that_cannot_be_trained_on_end_in_one_sentence(
     assert not newest(config.out)
 
 
+@pytest.mark.parametrize(
+    ("stage", "option", "said"),
+    [
+        ("pretrain", "--log-every 0", "--log-every: wanted 1 or more, got 0"),
+        ("pretrain", "--steps 0", "--steps: wanted 1 or more, got 0"),
+        ("pretrain", "--clip 0", "--clip: wanted more than 0, got 0"),
+        ("pretrain", "--ema 2", "--ema: wanted a decay below 1, got 2"),
+        ("pretrain", "--warm-up -3", "--warm-up: wanted 0 or more, got -3"),
+        ("pretrain", "--learning-rate nan", "--learning-rate: wanted more than 0, got nan"),
+        ("pretrain", "--model.depth 0", "depth: wanted 1 or more, got 0"),
+        ("pretrain", "--model.weights.rec -1", "weights.rec: wanted 0 or more, got -1"),
+        ("transfer", "--draws 0", "--draws: wanted 1 or more, got 0"),
+        ("transfer", "--shift -1", "--shift: wanted 0 or more, got -1"),
+    ],
+)
+def test_numbers_that_no_training_can_have_end_in_one_sentence(
+    stage: str,
+    option: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [stage, "--data", str(tmp_path), "--out", str(tmp_path / "run"), *option.split()]
+    code, printed = ended(words, monkeypatch, capsys)
+    assert code != 0 and said in f"{code} {' '.join(printed.split())}"
+    assert "Traceback" not in printed
+
+
 def explained(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     """-> what --help says of each option."""
     monkeypatch.setenv("COLUMNS", "90")  # one column of boxes

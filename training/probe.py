@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -150,7 +151,7 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
             "steps": cards[name].get("steps"),
             "model": asdict(model.config),
             "features": model.config.queries * model.config.latent_width,
-            "effective_rank": {str(span): effective_rank(z) for span, z in latents.items()},
+            "effective_rank": {str(span): _finite(effective_rank(z)) for span, z in latents.items()},
             "codebook": {"size": model.config.codes, "used": used, "perplexity": perplexity},
             "linear_r2": r2[name],
             "measures": estimates(found, name, baseline, options.seed),
@@ -164,6 +165,10 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
 
 def _split(card: dict[str, Any]) -> dict[str, Any]:
     return {"seed": split_seed(card["data"]), "held_out_share": card["data"]["held_out_share"]}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def load_perceptual(backbone: str, device: str) -> tuple[Any, str | None]:
@@ -255,9 +260,11 @@ def write_report(out: Path, result: dict[str, Any], panels: dict[str, list[Panel
         ),
     ]
     figures = [figure for figure in figures if panels.get(figure[0].removesuffix(".png"), True)]
+    (out / "probe.json").write_text(
+        json.dumps(result, indent=1, allow_nan=False) + "\n"
+    )  # first: pictures can be drawn again
     for file, _, make, _ in tqdm(figures, unit="figure", desc="draw"):
         save_both(make, out / file)
-    (out / "probe.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     (out / "index.html").write_text(page(result, [(file, heading, caption) for file, heading, _, caption in figures]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,7 +35,7 @@ class PretrainConfig:
     """Triplets per step and process (paper: 32, on 128 GPUs)."""
     accumulate: int = 1
     """Equal parts in which a process computes its batch, one after the other, to save memory. Whitening and codebook
-    then see a part at a time (paper: not given)."""
+    then see a part at a time and are updated at each, and model.fade-in counts them (paper: not given)."""
     learning_rate: float = 1e-4
     """Peak learning rate (paper: 1e-4)."""
     weight_decay: float = 1e-4
@@ -64,6 +65,9 @@ class PretrainConfig:
     """Steps between TensorBoard scalars."""
     save_every: int = 500
     """Steps between checkpoints, held-out scores and sample reconstructions."""
+
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,25 @@ class TransferConfig:
     """Steps between TensorBoard scalars."""
     save_every: int = 500
     """Steps between checkpoints and held-out scores."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+def _check(config: PretrainConfig | TransferConfig) -> None:
+    """Raises ValueError, naming the option, for a number that no training can have."""
+    from_one = ("steps", "batch", "accumulate", "draws", "spike_steps", "replan", "log_every", "save_every")
+    from_zero = ("weight_decay", "warm_up", "spike", "ema", "shift", "lora_rank", "seed")
+    for name, value in vars(config).items():
+        option = f"--{name.replace('_', '-')}"
+        if name in from_one and value < 1:
+            raise ValueError(f"{option}: wanted 1 or more, got {value}")
+        if name in from_zero and not 0 <= value < math.inf:
+            raise ValueError(f"{option}: wanted 0 or more, got {value}")
+        if name in ("learning_rate", "clip") and not 0 < value < math.inf:
+            raise ValueError(f"{option}: wanted more than 0, got {value}")
+    if config.ema >= 1:
+        raise ValueError(f"--ema: wanted a decay below 1, got {config.ema}")
 
 
 # Where things lie, how the work is done and when it ends: the trained weights do not depend on it.

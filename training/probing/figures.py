@@ -155,7 +155,9 @@ def _curves(axis: Axes, result: dict[str, Any], measure: str, dark: bool) -> Non
 
 
 def _logarithmic(axis: Axes) -> None:
-    """Log scale with plain numbers at 1, 2 and 5 of each decade."""
+    """Log scale with plain numbers at 1, 2 and 5 of each decade; none where every value is 0, as Add(1) is."""
+    if not any(np.nanmax(line.get_ydata(), initial=0.0) > 0 for line in axis.get_lines()):
+        return
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from training.data.corpus import Corpus
 from training.data.lerobot import LeRobotDataset
-from training.probing.clips import anchors, domain, fitting, stride_of
+from training.probing.clips import anchors, fitting, stride_of
 from training.probing.measures import SPANS, Estimate, Probed, estimate
 from training.probing.survey import read
 
@@ -33,7 +33,7 @@ def linear_probes(
     {encoder: {view: {span: {target: {"value", "low", "high"}, target_within_tasks: the same, "fitted", "tested"}}}}."""
     rows: dict[tuple[str, int], dict[str, list[Any]]] = {}
     episodes: dict[tuple[str, str], int] = {}
-    tasks: dict[str, int] = {}
+    tasks: dict[tuple[str, str], int] = {}
     numbers = [(n, side) for numbers, side in ((training, True), (held_out, False)) for n in numbers]
     for number, fit in tqdm(numbers, unit="clip", desc="linear probes"):
         dataset = datasets.get(int(corpus.source[number]))
@@ -53,7 +53,7 @@ def linear_probes(
         constant = {
             "fit": fit,
             "episode": episodes.setdefault((clip.source, clip.episode), len(episodes)),
-            "task": tasks.setdefault(domain(corpus, number, datasets), len(tasks)),
+            "task": tasks.setdefault((clip.source, dataset.instruction(int(clip.episode))), len(tasks)),
         }
         for i, span in enumerate(spans):
             row = rows.setdefault((clip.view, span), {})
