@@ -37,12 +37,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 from four_pass import four_passes  # noqa: E402
 from memory import MemoryWatch  # noqa: E402
 
-from alam_models.latent_action import ALAM, ALAMConfig  # noqa: E402
+from alam_models.latent_action import ALAM  # noqa: E402
 from training.configs import PRETRAIN  # noqa: E402
 from training.data.loader import TripletLoader, load_corpus, loading_rate  # noqa: E402
 from training.data.mixture import load_mixture  # noqa: E402
-from training.optimiser import clip_gradients, make_optimiser  # noqa: E402
-from training.optimiser import optimise as take_step  # noqa: E402
+from training.optimiser import clip_gradients, make_optimiser, optimise  # noqa: E402
 from training.pretrain import gradients  # noqa: E402
 from training.settings import PretrainConfig  # noqa: E402
 
@@ -60,20 +59,26 @@ FIGURES = (
 GOALS = {"times four passes": 1.5, "utilisation": 0.5, "loader, times the model": 3.0}
 
 
-def measure(config: ALAMConfig, batch: int, seconds: float, compiled: bool) -> dict[str, Any]:
+def measure(training: PretrainConfig, batch: int, seconds: float, compiled: bool) -> dict[str, Any]:
     """Steps in turn, until `seconds` are over and each has run five times -> figures by name."""
-    config = replace(config, pairs="triplet", weights=replace(config.weights, perc=0.0))
+    config = replace(training.model, pairs="triplet", weights=replace(training.model.weights, perc=0.0))
     torch.manual_seed(0)
     model = ALAM(config).train()
     plain = copy.deepcopy(model)
     triplet = torch.rand(batch, 3, 3, config.image_size, config.image_size)
     forward = torch.compile(model) if compiled else model
-    optimiser = torch.optim.AdamW(model.parameters(), 1e-4, betas=(0.9, 0.95), weight_decay=1e-4, fused=True)
+    optimiser = make_optimiser(model, training)
     square = torch.randn(MATMUL, MATMUL)
+
+    def whole_step() -> None:
+        backward(model, lambda: forward(triplet))
+        clip_gradients(model, training.clip)
+        optimise(optimiser, training.learning_rate)
+
     steps: dict[str, Callable[[], object]] = {
         "matmul": lambda: square @ square,
         "model": lambda: backward(model, lambda: forward(triplet)),
-        "model + optimiser": lambda: optimise(optimiser, model, lambda: forward(triplet)),
+        "model + optimiser": whole_step,
         "four passes": lambda: backward(plain, lambda: four_passes(plain, triplet)),
         "four passes, textbook": lambda: backward(plain, lambda: four_passes(plain, triplet, textbook=True)),
     }
@@ -135,7 +140,7 @@ def remember(config: PretrainConfig, minutes: float) -> dict[str, Any]:
         while watch() < minutes * 60:
             gradients(model, next(batches).frames, None, config)
             clip_gradients(model, config.clip)
-            take_step(optimiser, config.learning_rate)
+            optimise(optimiser, config.learning_rate)
             steps += 1
         return {"workers": config.data.workers, "steps": steps, **watch.summary()}
 
@@ -143,12 +148,6 @@ def remember(config: PretrainConfig, minutes: float) -> dict[str, Any]:
 def backward(model: ALAM, forward: Callable[[], dict[str, Tensor]]) -> None:
     model.zero_grad(set_to_none=True)
     forward()["total"].backward()
-
-
-def optimise(optimiser: torch.optim.Optimizer, model: ALAM, forward: Callable[[], dict[str, Tensor]]) -> None:
-    backward(model, forward)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimiser.step()
 
 
 def count_flops(step: Callable[[], object]) -> int:
@@ -220,13 +219,16 @@ def main() -> None:
     results["compiled"] = arguments.compile
     for size in arguments.size:
         batch, config = arguments.batch or BATCH[size], PRETRAIN[size]
-        results[size] = measure(config.model, batch, arguments.seconds, arguments.compile)
+        results[size] = measure(config, batch, arguments.seconds, arguments.compile)
         if arguments.data:
             config = replace(config, data=replace(config.data, mixture=arguments.data))
             if arguments.workers is not None:
                 config = replace(config, data=replace(config.data, workers=arguments.workers, cache_frames=False))
-            with loading(config) as loader:
-                rate = loading_rate(loader, arguments.seconds / 3)
+            try:
+                with loading(config) as loader:
+                    rate = loading_rate(loader, arguments.seconds / 3)
+            except ValueError as error:
+                parser.error(f"--data: {error}")
             results[size]["loader [triplets/s]"] = rate
             results[size]["loader, times the model"] = rate / results[size]["steps"]["model + optimiser"]["triplets/s"]
         if arguments.memory_minutes:
