@@ -53,6 +53,8 @@ def export(
     if out.exists() and any(out.iterdir()) and not (out / "step.onnx").exists():
         raise ValueError(f"--out: wanted a new folder or a bundle to replace, got {out} with other files in it")
     policy = load_policy_weights(weights)
+    if intervention is not None and policy.config.views == 0:
+        raise ValueError(f"--intervention: wanted a policy with latents to intervene in, got one without at {weights}")
     contract, config = Contract.load(weights / "contract.yaml"), policy.config
     assert contract.tokenizer is not None
     contract = replace(contract, tokenizer=replace(contract.tokenizer, vocabulary=config.backbone.vocabulary))
@@ -99,6 +101,17 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
+
+
+def read_measured(path: Path) -> dict[str, Any]:
+    """Raises ValueError for what no measurement wrote."""
+    try:
+        found = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"--measured: wanted the JSON of run_tasks.py, got {path}: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"--measured: wanted the JSON of run_tasks.py, got a {type(found).__name__} in {path}")
+    return found
 
 
 def check_measured(measured: dict[str, Any], step_digest: str) -> None:
@@ -176,7 +189,7 @@ def main() -> None:
     try:
         measured = None
         if arguments.measured is not None:
-            measured = json.loads(arguments.measured.read_text())
+            measured = read_measured(arguments.measured)
         intervention = None
         if arguments.intervention is not None:
             horizon = load_policy_weights(arguments.weights).config.horizon

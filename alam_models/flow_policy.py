@@ -76,6 +76,9 @@ class FlowPolicyConfig:
 
     def __post_init__(self) -> None:
         Sampler(self.objective, self.coupling)  # refuses what it does not know
+        for name, value in vars(self).items():
+            if name.endswith(("_width", "_length", "horizon", "steps")) and value < 1:
+                raise ValueError(f"{name}: wanted 1 or more, got {value}")
         for name, choices in (("mask", ("paper", "release", "full")), ("latent_projection", ("fixed", "learned"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: wanted one of {choices}, got {getattr(self, name)!r}")
@@ -342,8 +345,14 @@ class FlowPolicy(nn.Module):
         L of them (realtime.guided), with a weight of at most `guidance`. Raises ValueError for other shapes, and for
         what cannot be combined."""
         config, batch, device = self.config, len(noise_actions), noise_actions.device
-        if intervention is not None and intervention.freeze and config.objective == "diffusion":
-            raise ValueError("freeze: wanted objective 'flow', whose noise stays where no velocity moves it")
+        if intervention is not None and intervention.freeze:
+            if config.objective == "diffusion":
+                raise ValueError("freeze: wanted objective 'flow', whose noise stays where no velocity moves it")
+            if committed_latents is not None and not config.prefix_conditioning:
+                raise ValueError("freeze: wanted no committed latents, towards which guidance would move the noise")
+        steps = config.steps if steps is None else steps
+        if steps < 1:
+            raise ValueError(f"steps: wanted 1 or more, got {steps}")
         prefix, given = self.prefix(images, text, state), 0
 
         def network(
@@ -369,7 +378,7 @@ class FlowPolicy(nn.Module):
                 velocity = guided(network, z, u, delay, config.horizon, guidance)
         elif delay or committed_latents is not None:
             raise ValueError("committed_actions: wanted them with a delay or committed latents, got none")
-        latents, actions = config.sampler.generate(velocity, noise_latents, noise_actions, steps or config.steps, given)
+        latents, actions = config.sampler.generate(velocity, noise_latents, noise_actions, steps, given)
         return self.unproject(latents), actions
 
     def check_committed(

@@ -7,7 +7,8 @@ Weights are random: time does not depend on them. All take turns, so that whatev
 alike. Exported policies are timed from the camera's frames to commands, PyTorch and the peer from prepared tensors to
 the network's output. The peer has the sizes of the policy at `small`, as many denoising steps and suffix tokens (one a
 stream and step, and the state), and the same prefix: two images and 48 words. `mini` stands on another backbone, which
-the peer does not have. `paper` needs more memory than most machines: it is refused with the figure."""
+the peer does not have. Where memory does not allow an export, as of `paper` on most machines, PyTorch and the peer are
+timed alone, both with weights in bfloat16."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ class Peer:
 
     def __init__(self, environment: Path, asked: dict[str, Any]) -> None:
         command = [str(environment / "bin" / "python"), str(ROOT / "benchmarks" / "lerobot_peer.py")]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._said}
         self._process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
         self.about = json.loads(self._ask(json.dumps(asked)))
 
@@ -69,11 +71,16 @@ class Peer:
         self._process.wait(30)
 
     def _ask(self, line: str) -> str:
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
         if not answer:
-            raise RuntimeError(f"wanted an answer of the peer, got its end: run {self._process.args} by hand")
+            self._said.seek(0)
+            last = self._said.read().strip().rpartition("\n")[2]
+            raise RuntimeError(f"--peer: wanted an answer of the peer, got its end: {last}")
         return str(answer)
 
 
@@ -301,12 +308,16 @@ def main() -> None:
     scratch = tempfile.TemporaryDirectory()
     folder = arguments.bundles or Path(scratch.name)
     for size in arguments.size:
-        if reason := lacking(size):
-            print(f"\n{size}: {reason}")
-            results[size] = measure_eager(size, arguments.threads, arguments.seconds, arguments.peer)
-            results[size]["exported"] = reason
-        else:
-            results[size] = measure(size, arguments.threads, arguments.seconds, arguments.peer, folder)
+        reason = lacking(size)
+        try:
+            if reason:
+                print(f"\n{size}: {reason}")
+                results[size] = measure_eager(size, arguments.threads, arguments.seconds, arguments.peer)
+                results[size]["exported"] = reason
+            else:
+                results[size] = measure(size, arguments.threads, arguments.seconds, arguments.peer, folder)
+        except RuntimeError as error:
+            sys.exit(f"policy_latency: {error}")
         report(size, results[size])
         if arguments.json:
             arguments.json.write_text(json.dumps(results, indent=2) + "\n")

@@ -12,6 +12,7 @@ import torch
 import yaml
 from flow_rig import inputs, small_policy, targets
 from pi0_recipe import CASES
+from safetensors.torch import load_file
 from synthetic import make_dataset
 from test_pi0_weights import POLICY, public, saved
 from torch import Tensor
@@ -21,6 +22,7 @@ from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig
 from alam_models.pi0_weights import pi0_policy
 from alam_models.weights import load_policy_weights
 from training.adapt import add_adapters, plain_weights, recompute_layers
+from training.checkpoint import newest
 from training.configs import TRANSFER
 from training.settings import TransferConfig
 from training.transfer import transfer
@@ -132,7 +134,8 @@ def test_a_transfer_from_public_weights_says_what_became_of_every_key(
         ({"model": TRANSFER["mini"].model}, "encoder: wanted"),
         ({"model": replace(TRANSFER["mini"].model, coupling="none")}, "--pi0: wanted a model on the pi0 backbone"),
         ({"tokenizer": None}, "--pi0: wanted the tokens that its words were learned with"),
-        ({"pi0": None, "lora_rank": 2}, "--lora-rank: wanted 0, or more with pretrained weights"),
+        ({"pi0": None, "lora_rank": 2}, "--lora-rank: wanted pretrained weights to adapt"),
+        ({"replan": 99}, "--replan: wanted at most the horizon"),
         ({"pi0": Path("/nowhere")}, "pi0 weights: wanted a file at /nowhere"),
         ({"model": on(vocabulary=40)}, "wanted tokens below the vocabulary of 40"),
         ({"model": on(state_width=9)}, r"state_proj.weight of shape \(24, 6\)"),
@@ -234,6 +237,8 @@ def test_an_adapted_transfer_resumes_and_saves_weights_that_need_no_peft(
         transfer(part)
     monkeypatch.setattr(module, "save_checkpoint", original)
     transfer(part)
+    average = load_file(newest(part.out) / "ema.safetensors")  # type: ignore[operator]
+    assert any(".lora_" in name for name in average) and "backbone.state.bias" not in average  # frozen
     one, two = (load_policy_weights(out).state_dict() for out in (whole.out, part.out))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     start = public()

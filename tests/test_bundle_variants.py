@@ -1,5 +1,6 @@
 """Every variant of the policy as a bundle: exported, verified against PyTorch by the exporter, and served."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("onnxruntime")
 
-from alam_models.export import export
+from alam_models.export import export, read_measured
 from alam_models.flow_policy import FlowPolicy, FlowPolicyConfig, Intervention
 from alam_models.runtime import Chunk, Observation, load_policy
 from alam_models.runtime.policy import generate
@@ -148,3 +149,31 @@ def test_weights_of_the_earlier_layout_still_load(tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text(yaml.safe_dump({**data, "depth": None, "colour": "blue"}))
     with pytest.raises(ValueError, match="colour"):
         load_policy_weights(tmp_path)
+
+
+def test_what_has_no_latents_cannot_be_intervened_in(tmp_path: Path) -> None:
+    config = replace(SIZE, coupling="none", mask="full")
+    save_weights(tmp_path / "weights", "policy", FlowPolicy(config).state_dict(), config)
+    with pytest.raises(ValueError, match="--intervention: wanted a policy with latents"):
+        export(tmp_path / "weights", tmp_path / "bundle", intervention=Intervention(freeze=True))
+
+
+def test_a_card_that_executes_more_than_a_chunk_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    card = yaml.safe_load((bundle / "card.yaml").read_text())
+    (bundle / "card.yaml").write_text(yaml.safe_dump({**card, "replan": 99}))
+    with pytest.raises(ValueError, match=r"replan: wanted 1 to the horizon .*, got 99"):
+        load_policy(bundle)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{"])
+def test_what_measured_nothing_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "measured.json").write_text(text)
+    with pytest.raises(ValueError, match=r"--measured: wanted the JSON of run_tasks.py, got .*measured\.json"):
+        read_measured(tmp_path / "measured.json")
+
+
+@pytest.mark.parametrize("name", ["horizon", "steps", "text_length", "action_width"])
+def test_sizes_of_nothing_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: wanted 1 or more, got 0"):
+        replace(SIZE, **{name: 0})

@@ -13,10 +13,17 @@ Write = Callable[..., str]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    def result(name: str, failed: dict[str, list[int]], seeds: tuple[int, int] = (0, 4), complete: bool = True) -> str:
+    def result(
+        name: str,
+        failed: dict[str, list[int]],
+        seeds: tuple[int, int] = (0, 4),
+        complete: bool = True,
+        max_steps: int = 9,
+    ) -> str:
         scores = {task: {"failed_seeds": some} for task, some in failed.items()}
         path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps({"complete": complete, "seeds": seeds, "tasks": scores}))
+        about = {"complete": complete, "seeds": seeds, "max_steps": max_steps}
+        path.write_text(json.dumps({**about, "tasks": scores}))
         return f"{name}={path}"
 
     return result
@@ -45,13 +52,15 @@ def test_the_same_policy_differs_by_nothing(write: Write) -> None:
 def test_trainings_of_several_seeds_are_one_policy(write: Write) -> None:
     first, second = write("first", {"reach-v3": [0]}), write("second", {"reach-v3": [1, 2]})
     both = f"{first},{second.partition('=')[2]}"
-    found = compare(
-        read_all([both, f"other={write('best', {'reach-v3': []}).partition('=')[2]}," + both.split(",")[1]])
-    )
+    best, last = (write(name, {"reach-v3": failed}).partition("=")[2] for name, failed in (("a", []), ("b", [1, 2])))
+    found = compare(read_all([both, f"other={best},{last}"]))
+    assert found["first"]["by_training"] == [3, 2] and "3, 2 | 4, 2" in table(found)
     assert found["first"]["tasks"] == {"reach-v3": [5, 8]}
     assert (found["other"]["gained"], found["other"]["lost"]) == (1, 0)
-    with pytest.raises(ValueError, match="of first in second"):
-        read_all([both, second])
+    with pytest.raises(ValueError, match="of first in one"):
+        read_all([both, write("one", {"reach-v3": [1]})])
+    alone = compare(read_all([write("c", {"reach-v3": []}, seeds=(0, 1)), write("d", {"reach-v3": [0]}, seeds=(0, 1))]))
+    assert "-100.0; 0 gained, 1 lost" in table(alone)  # a single episode has no interval
 
 
 def test_what_cannot_be_paired_is_refused(write: Write, tmp_path: Path) -> None:
@@ -61,6 +70,9 @@ def test_what_cannot_be_paired_is_refused(write: Write, tmp_path: Path) -> None:
         (write("tasks", {"push-v3": []}), "of base in tasks"),
         (write("cut", {"reach-v3": []}, complete=False), "cut short"),
         (base, "names that differ"),
+        (f"again={base.partition('=')[2]}", "each file once"),
+        (write("longer", {"reach-v3": []}, max_steps=10), "wanted {.*9.*} as in .*base.json, got {.*10"),
+        (write("empty", {}), "wanted attempts, got none"),
         ("no name", "NAME=FILE"),
     ):
         with pytest.raises(ValueError, match=said):

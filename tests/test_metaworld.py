@@ -169,5 +169,13 @@ def test_evaluation_writes_what_comparing_reads(tiny_bundle: Path, tmp_path: Pat
     asked = ["--bundle", tiny_bundle, "--tasks", "reach-v3", "--seeds", "20000:20002", "--max-steps", "2"]
     written = tmp_path / "results" / "tiny.json"
     subprocess.run([sys.executable, "training/evaluate.py", *map(str, asked), "--json", written], cwd=ROOT, check=True)
-    assert read_outcomes(written) == {("reach-v3", 20000, 0): False, ("reach-v3", 20001, 0): False}
+    assert read_outcomes(written)[0] == {("reach-v3", 20000, 0): False, ("reach-v3", 20001, 0): False}
     assert json.loads(written.read_text())["policy"].startswith(f"{tiny_bundle.name}@")
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize(("words", "said"), [("--replan 99", "--replan: wanted 1 to"), ("--workers 0", "of 1 or more")])
+def test_evaluation_refuses_what_it_cannot_do(words: str, said: str, tiny_bundle: Path) -> None:
+    command = [sys.executable, "training/evaluate.py", "--bundle", str(tiny_bundle), "--tasks", "reach-v3"]
+    ended = subprocess.run([*command, *words.split()], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1 and ended.stderr.startswith("evaluate: ") and said in ended.stderr

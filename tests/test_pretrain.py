@@ -224,7 +224,7 @@ def test_parts_of_a_batch_give_the_gradients_of_the_batch(data: Path) -> None:
         terms, codes = gradients(model, frames, None, tiny(data, data, batch=8, accumulate=accumulate))
         found.append((terms, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
         assert len(found[-1][1]) == len(list(model.parameters())) and codes.numel() == 4 * 8 * 2
-    means = ("rec", "vq", "add", "rev", "total")  # a relative error is a quotient of means: not a mean over parts
+    means = ("rec", "vq", "add", "rev", "total")
     for one, two in zip([found[0][0][k] for k in means], [found[1][0][k] for k in means], strict=True):
         torch.testing.assert_close(one, two)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)

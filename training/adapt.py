@@ -35,10 +35,12 @@ def check_start(config: TransferConfig) -> None:
         raise ValueError("--pi0: wanted the tokens that its words were learned with (--tokenizer), got none")
     if config.tokenizer and not on_pi0:
         raise ValueError("--tokenizer: wanted the pi0 backbone, as of --config paper; the small one reads bytes")
-    if config.lora_rank < 0 or (config.lora_rank and not config.pi0):
+    if config.lora_rank and not config.pi0:
         raise ValueError(
-            f"--lora-rank: wanted 0, or more with pretrained weights to adapt (--pi0), got {config.lora_rank}"
+            f"--lora-rank: wanted pretrained weights to adapt (--pi0), got a rank of {config.lora_rank} alone"
         )
+    if config.replan > config.model.horizon:
+        raise ValueError(f"--replan: wanted at most the horizon {config.model.horizon}, got {config.replan}")
     if config.accumulate < 1 or config.batch % config.accumulate:
         raise ValueError(f"accumulate: wanted equal parts of a batch of {config.batch}, got {config.accumulate}")
 

@@ -25,28 +25,41 @@ from training.probing.measures import estimate, mean
 Outcomes = dict[tuple[str, int, int], bool]  # (task, seed, training) -> solved
 
 
-def read_outcomes(path: Path, training: int = 0) -> Outcomes:
-    """Raises ValueError for a file that no measurement wrote, or one that was cut short."""
+def read_outcomes(path: Path, training: int = 0) -> tuple[Outcomes, dict[str, Any]]:
+    """-> outcomes, and the conditions they were measured under.
+
+    Raises ValueError for a file that no measurement wrote, or one that was cut short."""
     try:
         result = json.loads(path.read_text())
         if not result["complete"]:
             raise ValueError(f"{path}: wanted a complete measurement, got one that was cut short; measure again")
-        seeds = range(*result["seeds"])
-        return {(t, s, training): s not in score["failed_seeds"] for t, score in result["tasks"].items() for s in seeds}
+        seeds, tasks = range(*result["seeds"]), result["tasks"].items()
+        found = {(task, seed, training): seed not in score["failed_seeds"] for task, score in tasks for seed in seeds}
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: wanted what evaluate.py or run_tasks.py writes with --json, got {error!r}") from None
+    if not found:
+        raise ValueError(f"{path}: wanted attempts, got none")
+    return found, {key: result.get(key) for key in ("mode", "max_steps", "timeout_s")}
 
 
 def read_all(words: Sequence[str]) -> dict[str, Outcomes]:
-    """["NAME=FILE,FILE", ...] -> {name: outcomes}. Raises ValueError unless all have the same tasks and seeds."""
+    """["NAME=FILE,FILE", ...] -> {name: outcomes}. Raises ValueError unless all have the same tasks and seeds and were
+    measured alike, each file once."""
     found: dict[str, Outcomes] = {}
+    conditions: list[tuple[Path, dict[str, Any]]] = []
     for word in words:
         name, equals, files = word.partition("=")
         if not equals or not name or name in found:
             raise ValueError(f"wanted NAME=FILE with names that differ, got {word!r}")
         found[name] = {}
-        for training, file in enumerate(files.split(",")):
-            found[name] |= read_outcomes(Path(file), training)
+        for training, file in enumerate(map(Path, files.split(","))):
+            outcomes, measured = read_outcomes(file, training)
+            if any(file.resolve() == path.resolve() for path, _ in conditions):
+                raise ValueError(f"wanted each file once, got {file} twice")
+            conditions.append((file, measured))
+            if measured != conditions[0][1]:
+                raise ValueError(f"{file}: wanted {conditions[0][1]} as in {conditions[0][0]}, got {measured}")
+            found[name] |= outcomes
         first = next(iter(found))
         if found[name].keys() != found[first].keys():
             raise ValueError(
@@ -56,10 +69,11 @@ def read_all(words: Sequence[str]) -> dict[str, Outcomes]:
 
 
 def compare(outcomes: dict[str, Outcomes], seed: int = 0) -> dict[str, Any]:
-    """-> {name: {"tasks": {task: [successes, trials]}, "successes", "trials", "wilson_95", and of all but the first
+    """-> {name: {"tasks": {task: [successes, trials]}, "successes", "trials", "by_training": successes of each,
+    "success_95" [%]: Wilson's interval, of several trainings by bootstrap over episodes, and of all but the first
     "difference" [points], "difference_95": bootstrap over episodes, "gained" and "lost" attempts}}.
 
-    Intervals know nothing of how trainings vary."""
+    Intervals know nothing of how trainings vary: look at by_training."""
     base = next(iter(outcomes.values()))
     tasks = list(dict.fromkeys(task for task, *_ in base))
     episode = {place: number for number, place in enumerate(dict.fromkeys(key[:2] for key in base))}
@@ -71,7 +85,12 @@ def compare(outcomes: dict[str, Outcomes], seed: int = 0) -> dict[str, Any]:
         by_task = {t: [sum(here := [v for key, v in mine.items() if key[0] == t]), len(here)] for t in tasks}
         successes, trials = int(solved.sum()), len(solved)
         result[name] = {"tasks": by_task, "successes": successes, "trials": trials}
-        result[name]["wilson_95"] = [round(100 * end, 1) for end in wilson(successes, trials)]
+        trainings = sorted({training for *_, training in base})
+        result[name]["by_training"] = [sum(v for key, v in mine.items() if key[2] == t) for t in trainings]
+        low, high = (100 * end for end in wilson(successes, trials))
+        if len(trainings) > 1 and len(episode) > 1:
+            _, low, high = estimate(mean, [100 * solved, np.ones(trials)], groups, seed)
+        result[name]["success_95"] = [low, high]
         if mine is not base:
             columns = [100 * (solved - before), np.ones(trials)]
             value, low, high = estimate(mean, columns, groups, seed)
@@ -86,7 +105,9 @@ def table(result: dict[str, Any]) -> str:
     lines = [["task", *result], ["---"] * (1 + len(result))]
     lines += [[t, *(f"{s} / {n}" for s, n in (r["tasks"][t] for r in result.values()))] for t in result[base]["tasks"]]
     rows = result.values()
-    lines.append(["all", *(f"{r['successes']} / {r['trials']} ({_percent(r['wilson_95'])})" for r in rows)])
+    lines.append(["all", *(f"{r['successes']} / {r['trials']} ({_percent(r['success_95'])})" for r in rows)])
+    if any(len(r["by_training"]) > 1 for r in rows):
+        lines.append(["by training", *(", ".join(map(str, r["by_training"])) for r in rows)])
     lines.append([f"points above {base}", *(_difference(r) for r in rows)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -99,18 +120,19 @@ def _difference(row: dict[str, Any]) -> str:
     if "difference" not in row:
         return ""
     low, high = row["difference_95"]
-    return f"{row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]; {row['gained']} gained, {row['lost']} lost"
+    ends = "" if low is None else f" [{low:+.1f}, {high:+.1f}]"
+    return f"{row['difference']:+.1f}{ends}; {row['gained']} gained, {row['lost']} lost"
 
 
 def draw(result: dict[str, Any], dark: bool = False) -> Figure:
-    """Left all tasks together with Wilson intervals, right each task."""
+    """Left all tasks together with 95 % intervals, right each task."""
     tasks = list(next(iter(result.values()))["tasks"])
     figure = Figure(figsize=(11, 1.2 + 0.38 * max(len(tasks), 2 * len(result))), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
     names = list(result)
     for place, (name, row) in enumerate(result.items()):
         colour, rate = COLOURS[place % len(COLOURS)][dark], 100 * row["successes"] / row["trials"]
-        low, high = row["wilson_95"]
+        low, high = row["success_95"]
         left.barh(place, rate, color=colour, alpha=0.75, height=0.62)
         left.errorbar(rate, place, xerr=[[rate - low], [high - rate]], color="#888", capsize=4, linewidth=1.4)
         left.text(2, place, f"{rate:.0f} %", va="center", color="#16181c" if dark else "white", weight="bold")
@@ -118,7 +140,7 @@ def draw(result: dict[str, Any], dark: bool = False) -> Figure:
         at = [100 * s / n for s, n in (row["tasks"][t] for t in tasks)]
         right.scatter(at, np.arange(len(tasks)) + offset, s=34, color=colour, label=name, zorder=3)
     left.set_yticks(range(len(names)), names)
-    left.set(title="all tasks, 95 % Wilson intervals", xlabel="success [%]", xlim=(0, 100))
+    left.set(title="all tasks, 95 % intervals", xlabel="success [%]", xlim=(0, 100))
     right.set_yticks(range(len(tasks)), [t.removesuffix("-v3") for t in tasks])
     right.set(title=f"by task, {next(iter(result.values()))['tasks'][tasks[0]][1]} attempts each", xlabel="success [%]")
     right.set_xlim(-4, 104)

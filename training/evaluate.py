@@ -17,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from alam_common.scores import Attempt, parse_seeds, summarise, table
+from alam_models.contract import Contract
 from alam_models.runtime import load_policy
 from alam_models.runtime.bundle import identity, read_card
 from alam_sim.episode import run_episode
@@ -80,7 +81,15 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         card, seeds = read_card(arguments.bundle), parse_seeds(arguments.seeds)
-        tasks = arguments.tasks or card["tasks"]
+        tasks = arguments.tasks or card.get("tasks")
+        if not tasks:
+            raise ValueError(f"wanted tasks, got none in the card of {arguments.bundle}; name them with --tasks")
+        horizon = Contract.load(arguments.bundle / "contract.yaml").horizon or 0
+        if not 0 <= arguments.replan <= horizon:
+            raise ValueError(f"--replan: wanted 1 to the horizon {horizon}, or 0, got {arguments.replan}")
+        if min(arguments.workers, arguments.max_steps) < 1:
+            got = f"{arguments.workers} and {arguments.max_steps}"
+            raise ValueError(f"wanted --workers and --max-steps of 1 or more, got {got}")
         for task in tasks:
             check_task(task)
         rest = (arguments.workers, arguments.max_steps, arguments.steps, arguments.replan)

@@ -74,15 +74,18 @@ def optimise(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def copy_of(model: nn.Module) -> dict[str, Tensor]:
-    """-> the model's state, to be averaged from here on."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    """-> what of the model's state a training changes, to be averaged from here on."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: value.detach().clone() for name, value in model.state_dict().items() if name not in frozen}
 
 
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], model: nn.Module, decay: float, step: int) -> None:
     """Moves an exponential average on by the model's weights and statistics; it forgets faster in the first steps."""
     decay = min(decay, (1 + step) / (10 + step))
-    for name, value in model.state_dict().items():
+    state = model.state_dict()
+    for name in average:
+        value = state[name]
         if value.is_floating_point():
             own_part(average[name]).lerp_(own_part(value), 1 - decay)
         else:
@@ -96,11 +99,11 @@ def averaged(model: nn.Module, average: dict[str, Tensor] | None) -> Iterator[No
         yield
         return
     own = copy_of(model)
-    model.load_state_dict(average)
+    model.load_state_dict(average, strict=False)  # what is frozen is not in it
     try:
         yield
     finally:
-        model.load_state_dict(own)
+        model.load_state_dict(own, strict=False)
 
 
 class LossWatch:

@@ -112,7 +112,7 @@ def pretrain(config: PretrainConfig) -> None:
                 if (done % config.save_every == 0 and watch.high_since is None) or done == config.steps:
                     with averaged(model, average):
                         scores, picture = evaluate(model, held_out, perceptual, config, ranks)
-                    weights = collect(model.state_dict() if average is None else average)
+                    weights = collect({**model.state_dict(), **(average or {})})
                     for skipped in chain(*gather(loader.unreadable, ranks)):
                         loader.note(skipped)
                     log(writer, "held_out", scores, done, picture)

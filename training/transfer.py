@@ -105,7 +105,7 @@ def transfer(config: TransferConfig) -> None:
             if done % config.save_every == 0 or done == config.steps:
                 with averaged(model, average):
                     scores = score(model, data, config, ranks)
-                weights = collect(model.state_dict() if average is None else average)
+                weights = collect({**model.state_dict(), **(average or {})})
                 log(writer, "held_out", scores, done)
                 if ranks.rank == 0:
                     save_weights(config.out, "policy", plain_weights(weights, model), config.model)

@@ -53,6 +53,11 @@ def load_policy(
     for field in ("horizon", "latent", "tokenizer", "normalisation"):
         if getattr(contract, field) is None and not (field == "latent" and sampler.coupling == "none"):
             raise ValueError(f"bundle {bundle}: contract.yaml: wanted a policy's contract with {field!r}, got none")
+    assert contract.horizon is not None
+    if not 1 <= int(card["replan"]) <= contract.horizon:
+        raise ValueError(
+            f"{bundle / 'card.yaml'}: replan: wanted 1 to the horizon {contract.horizon}, got {card['replan']}"
+        )
     backend = _backend(bundle, card, contract, runtime, threads, provider)
     check_shapes(backend.shapes, contract, bundle)
     return Policy(backend, contract, identity(bundle, card), steps or int(card["steps"]), int(card["replan"]), sampler)

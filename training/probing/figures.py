@@ -72,7 +72,8 @@ def structure_figure(result: dict[str, Any], dark: bool = False) -> Figure:
         bottom.set_xlabel("horizon t")
     axes[0, 0].set_ylabel("absolute (scale of the latents counts)")
     axes[1, 0].set_ylabel("relative (no scale)")
-    axes[0, 0].legend(frameon=False, loc="best")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, loc="outside lower center", ncols=len(names))
     return figure
 
 
