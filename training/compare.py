@@ -87,6 +87,8 @@ def compare(outcomes: dict[str, Outcomes], seed: int = 0) -> dict[str, Any]:
         result[name] = {"tasks": by_task, "successes": successes, "trials": trials}
         trainings = sorted({training for *_, training in base})
         result[name]["by_training"] = [sum(v for key, v in mine.items() if key[2] == t) for t in trainings]
+        low: float | None
+        high: float | None
         low, high = (100 * end for end in wilson(successes, trials))
         if len(trainings) > 1 and len(episode) > 1:
             _, low, high = estimate(mean, [100 * solved, np.ones(trials)], groups, seed)
