@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_folders import calvin_folder, encoded_video, lerobot_v21, numbered, rlds_folder, video_folder, which
+from clip_folders import calvin_folder, encoded_video, lerobot_v21, numbered, png, rlds_folder, video_folder, which
 from synthetic import make_dataset, make_episode
 
 from alam_models.contract import Camera, prepare_frame
-from training.data.clips import Clip, Skipped, Source, read_frames, resize_frame
+from training.data.clips import Clip, Skipped, Source, decode_image, read_frames, resize_frame
 from training.data.lerobot import LeRobotDataset
 from training.data.mixture import SourceConfig, kind_of, open_source
 from training.data.video import VideoFrames
@@ -218,6 +220,16 @@ def test_tfrecords_are_checked_against_their_checksums(tmp_path: Path) -> None:
     file.write_bytes(flipped)
     kept, skipped = listed(opened(path))
     assert len(kept) == 2 and "the rest of the file is left out" in skipped[0].why
+
+
+def test_bytes_that_are_no_usable_image_are_a_value_error() -> None:
+    whole = png(numbered(1)[0])
+    assert np.array_equal(decode_image(whole, "it"), numbered(1)[0])
+    header = b"IHDR" + struct.pack(">II", 40_000, 40_000) + whole[24:29]
+    huge = whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+    for encoded in (b"", b"nothing", whole[:40], huge):
+        with pytest.raises(ValueError, match=f"^it: wanted a JPEG or PNG image, got {len(encoded)} bytes"):
+            decode_image(encoded, "it")
 
 
 def test_resizing_is_what_serving_does_to_a_square_frame() -> None:
