@@ -26,6 +26,7 @@ def state_of(folder: Path, without: Path) -> str:
         if (real := os.path.realpath(here)) in seen:
             continue
         seen.add(real)
+        inside = os.path.relpath(here, folder)
         with os.scandir(here) as entries:
             for entry in entries:
                 try:
@@ -35,7 +36,7 @@ def state_of(folder: Path, without: Path) -> str:
                     stat = entry.stat()
                 except OSError:  # a link to nothing, or gone by now
                     continue
-                line = f"{os.path.relpath(entry.path, folder)} {stat.st_size} {stat.st_mtime_ns}"
+                line = f"{inside}/{entry.name} {stat.st_size} {stat.st_mtime_ns}"
                 # A sum, since a folder names its files in any order.
                 total += int.from_bytes(hashlib.sha256(os.fsencode(line)).digest(), "big")
     return hashlib.sha256(str(total).encode()).hexdigest()[:12]
