@@ -192,9 +192,9 @@ def test_ranks_that_start_together_make_a_cache_once(
     made: list[Path] = []
     decode = Corpus._decode
 
-    def counted(self: Corpus, number: int, path: Path, size: int) -> None:
+    def counted(self: Corpus, number: int, path: Path, size: int) -> dict[int, str]:
         made.append(path)
-        decode(self, number, path, size)
+        return decode(self, number, path, size)
 
     monkeypatch.setattr(Corpus, "_decode", counted)
     with ThreadPoolExecutor(3) as pool:
@@ -264,7 +264,10 @@ def test_a_corpus_that_cannot_be_read_at_all_ends_in_one_sentence(tmp_path: Path
     path = calvin_folder(tmp_path / "calvin", [60, 60])
     for frame in path.rglob("episode_*.npz"):
         frame.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"\Adata: wanted a readable clip, got 100 in a row.*\Z"):
+    with pytest.raises(
+        ValueError,
+        match=r"\Adata: wanted a readable clip, got 100 in a row that are not, the last: calvin/\d+/rgb_\w+: /.*\Z",
+    ):
         batches(DataConfig(path, stride=1, max_gap=2, workers=workers), 1)
 
 
@@ -302,14 +305,33 @@ def test_short_and_broken_clips_are_counted_and_named(tmp_path: Path, caplog: py
         ("a: {path: videos, weight: 1, wieght: 2}", "a: wanted a path and some of .*wieght"),
         ("a: {path: videos, weight: 1, views: top}", "a: views: wanted a list of names"),
         ("a: {path: videos, weight: 1, views: [left]}", "a: wanted a usable clip"),
-        ("a: [", "wanted a YAML file of sources"),
+        ("a: {path: videos, weight: 1, views: 3}", "a: views: wanted a list of names, got 3"),
+        ("a: {path: videos, weight: 1, views: {top: 1}}", "a: views: wanted a list of names, got {'top': 1}"),
+        ("a: {path: videos, weight: 1, kind: [video]}", r"a: kind: wanted one of .*, got \['video'\]"),
+        ("a: {path: videos, weight: 1, stride: true}", "a: stride: wanted a whole number from 1 on, got True"),
+        ("a: {path: 5, weight: 1}", "a: path: wanted a folder of data, got 5"),
+        ("a: {path: [videos], weight: 1}", r"a: path: wanted a folder of data, got \['videos'\]"),
+        ("a: {path: ~nobody-at-all/x, weight: 1}", "a: path: wanted a folder of data, got '~nobody-at-all/x'"),
+        ("a: [", "wanted a YAML file of sources, got line 1: expected the node content, but found '<stream end>'"),
+        ("a: {path: 2020-99-99}", "wanted a YAML file of sources, got month must be"),
+        ("a: \0", "wanted a YAML file of sources, got unacceptable character"),
+        ("a: {path: videos, weight: 1}\nb: {path: x}\na: {path: y}", "got line 3: the key 'a' twice"),
+        ("a: {path: videos, weight: 1, weight: 2}", "got line 1: the key 'weight' twice"),
     ],
 )
 def test_a_mixture_that_is_none_is_one_clear_sentence(text: str, said: str, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "videos").symlink_to(folder / "videos")
     (tmp_path / "mixture.yaml").write_text(text)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=said) as raised:
         load_corpus(DataConfig(tmp_path / "mixture.yaml"), SIZE)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_source_may_take_over_settings_of_another(folder: Path, tmp_path: Path) -> None:
+    """A merged key that is given again is YAML's own way to change one, no key given twice."""
+    first = f"a: &a {{path: {folder / 'videos'}, weight: 1, stride: 2}}"
+    (tmp_path / "mixture.yaml").write_text(f"{first}\nb: &b {{<<: *a, stride: 3}}\nc: {{<<: *b, weight: 4}}")
+    assert [(s.weight, s.stride) for s in load_mixture(tmp_path / "mixture.yaml")] == [(1, 2), (1, 3), (4, 3)]
 
 
 def test_wrong_paths_and_numbers_are_named(folder: Path, tmp_path: Path) -> None:

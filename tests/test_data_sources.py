@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from clip_folders import calvin_folder, encoded_video, lerobot_v21, numbered, rlds_folder, video_folder, which
+from clip_folders import calvin_folder, encoded_video, lerobot_v21, numbered, png, rlds_folder, video_folder, which
 from synthetic import make_dataset, make_episode
 
 from alam_models.contract import Camera, prepare_frame
-from training.data.clips import Clip, Skipped, Source, read_frames, resize_frame
+from training.data.clips import Clip, Skipped, Source, decode_image, read_frames, resize_frame
+from training.data.corpus import Corpus
 from training.data.lerobot import LeRobotDataset
 from training.data.mixture import SourceConfig, kind_of, open_source
 from training.data.video import VideoFrames
@@ -185,6 +189,40 @@ def test_lerobot_without_its_files_is_named(tmp_path: Path) -> None:
         opened(path)
 
 
+@pytest.mark.parametrize(
+    ("where", "changed", "said"),
+    [
+        ("info", {"fps": 0}, "fps: wanted 0.001 or more frames per second, got 0"),
+        ("info", {"fps": "nan"}, "fps: wanted 0.001 or more frames per second, got 'nan'"),
+        ("info", {"features": ["observation.images.top"]}, "no usable meta/info.json"),
+        ("info", {"features": {"observation.images.top": 3}}, "no usable meta/info.json"),
+        ("info", {"video_path": None}, "the first of 2 skipped: toy/000000/.*wanted its file in meta/"),
+        ("info", {"video_path": "{0}"}, "the first of 2 skipped: toy/000000/.*wanted its file in meta/"),
+        ("info", {"video_path": "{camera}"}, "the first of 2 skipped: toy/000000/.*wanted 'camera' in meta/"),
+        ("info", {"chunks_size": 0}, "the first of 2 skipped: toy/000000/.*wanted its file in meta/"),
+        ("row", {"length": None}, "wanted length, 0 or more, in row 2 of the episodes in meta/, got None"),
+        ("row", {"length": "20"}, "wanted length, 0 or more, in row 2 of the episodes in meta/, got '20'"),
+        ("row", {"episode_index": -1}, "wanted episode_index, 0 or more, in row 2 of the episodes in meta/, got -1"),
+        ("row", None, "wanted episode_index, 0 or more, in row 2"),
+        ("row", "", "wanted the list of episodes in meta/, got .*episodes.jsonl"),
+    ],
+)
+def test_lerobot_with_unusable_meta_is_one_sentence(where: str, changed: Any, said: str, tmp_path: Path) -> None:
+    """changed: entries of info.json, or of one more row of episodes.jsonl; "" takes that file away."""
+    path = lerobot_v21(tmp_path / "lerobot", [20, 20])
+    info, episodes = path / "meta" / "info.json", path / "meta" / "episodes.jsonl"
+    if where == "info":
+        info.write_text(json.dumps({**json.loads(info.read_text()), **changed}))
+    elif changed == "":
+        episodes.unlink()
+    else:
+        row = None if changed is None else {"episode_index": 2, "length": 20, **changed}
+        episodes.write_text(episodes.read_text() + json.dumps(row))
+    with pytest.raises(ValueError, match=said) as raised:
+        Corpus((SourceConfig("toy", path, kind="lerobot"),))
+    assert "\n" not in str(raised.value)
+
+
 def test_tfrecords_are_checked_against_their_checksums(tmp_path: Path) -> None:
     pytest.importorskip("tfrecord")
     path = rlds_folder(tmp_path / "rlds", [20] * 4, shards=1)
@@ -218,6 +256,16 @@ def test_tfrecords_are_checked_against_their_checksums(tmp_path: Path) -> None:
     file.write_bytes(flipped)
     kept, skipped = listed(opened(path))
     assert len(kept) == 2 and "the rest of the file is left out" in skipped[0].why
+
+
+def test_bytes_that_are_no_usable_image_are_a_value_error() -> None:
+    whole = png(numbered(1)[0])
+    assert np.array_equal(decode_image(whole, "it"), numbered(1)[0])
+    header = b"IHDR" + struct.pack(">II", 40_000, 40_000) + whole[24:29]
+    huge = whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+    for encoded in (b"", b"nothing", whole[:40], huge):
+        with pytest.raises(ValueError, match=f"^it: wanted a JPEG or PNG image, got {len(encoded)} bytes"):
+            decode_image(encoded, "it")
 
 
 def test_resizing_is_what_serving_does_to_a_square_frame() -> None:

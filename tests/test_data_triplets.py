@@ -89,6 +89,20 @@ def test_ranks_share_no_clip_within_an_epoch(world: int) -> None:
     assert sorted(clip for clips in seen for clip in clips) == list(range(60))
 
 
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_share_no_visit_and_a_source_goes_round_its_clips_evenly(world: int) -> None:
+    source = np.array([0] * 4 + [1] * 56)
+    sampler = triplets([50] * 60, source.tolist(), [1.0, 2.0])  # 20 visits of 4 clips, 40 of 56
+    for epoch in range(3):
+        first = epoch * sampler.visits
+        shares = [range(first + rank, first + sampler.visits, world) for rank in range(world)]
+        assert sorted(visit for share in shares for visit in share) == list(range(first, first + sampler.visits))
+        clips = [sampler.clip(visit) for share in shares for visit in share]
+        counts = np.bincount(clips, minlength=60)
+        assert set(counts[source == 0]) == {5}  # more visits than clips: each comes again
+        assert set(counts[source == 1]) == {0, 1} and counts[source == 1].sum() == 40  # fewer: none comes twice
+
+
 @pytest.mark.parametrize(
     ("frames", "options", "said"),
     [([], {}, "a clip of source 0"), ([50, 2], {}, "more than 2 strides"), ([50], {"max_gap": 0}, "max_gap >= 1")],

@@ -77,7 +77,10 @@ def resize_frame(image: np.ndarray, size: int) -> np.ndarray:
 
 def decode_image(encoded: bytes, what: str) -> np.ndarray:
     """A JPEG or PNG -> (h, w, 3) uint8 RGB. Raises ValueError naming `what` when it is neither, or damaged."""
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+    try:
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+    except cv2.error:  # a header that claims more pixels than OpenCV takes
+        image = None
     if image is None:
         raise ValueError(f"{what}: wanted a JPEG or PNG image, got {len(encoded)} bytes that are none")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -5,7 +5,6 @@ share, and frames are decoded when asked for, or once, into memory-mapped files 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -14,9 +13,8 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from training.data.clips import Clip, Skipped, Source, read_frames
+from training.data.kept import WHOLE, locked, state_of
 from training.data.mixture import SourceConfig, open_source
 from training.data.samplers import split_episodes
 
@@ -52,11 +51,13 @@ class Corpus:
     source (C,) number of each clip's source, frames (C,) its length; skipped: what was found unusable, and why."""
 
     def __init__(self, sources: tuple[SourceConfig, ...], cache: Path | None = None, keep_open: int = 8) -> None:
-        """cache: folder where lists of clips (and frames) are kept and found again; a temporary one when None.
+        """cache: folder where lists of clips and frames are kept and found again (kept.py); a temporary one when None.
 
         Raises ValueError when a source cannot be listed or has no usable clip."""
         self.sources, self.keep_open = sources, keep_open
+        self._states: dict[int, str] = {}
         if cache is None:
+            self._states = dict.fromkeys(range(len(sources)), "once")  # nothing in it is ever found again
             cache = Path(tempfile.mkdtemp(prefix="alam-clips-"))
             weakref.finalize(self, shutil.rmtree, cache, ignore_errors=True)
         self.cache = cache
@@ -66,7 +67,7 @@ class Corpus:
         for config in sources:
             source = open_source(config, keep_open)
             self.fingerprints.append(_hash(config.kind, config.views, source.fingerprint()))
-            self._lists.append(_list_clips(source, config.name, self._path(len(self._lists), "clips", "arrow")))
+            self._lists.append(self._list(source, len(self._lists)))
         self._open_lists()
         self.skipped: list[Skipped] = []
         parts = [self._usable(number) for number in range(len(sources))]
@@ -74,9 +75,32 @@ class Corpus:
         self._row, self.frames, self._episode = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         self._stores: dict[int, Path] = {}
 
-    def _path(self, number: int, what: str, ending: str) -> Path:
+    def _path(self, number: int, what: str, state: str) -> Path:
+        """state: WHOLE, or of the files that what lacks something was made of."""
         slug = re.sub(r"\W+", "-", self.sources[number].name)
-        return self.cache / f"{what}_{slug}_{self.fingerprints[number]}.{ending}"
+        return self.cache / f"{what}_{slug}_{self.fingerprints[number]}_{state}.{'arrow' if what == 'clips' else 'npy'}"
+
+    def _state(self, number: int) -> str:
+        """Of the source's files before anything was made of them: what comes meanwhile is not missed the next time."""
+        if number not in self._states:
+            self._states[number] = state_of(self.sources[number].path, self.cache)
+        return self._states[number]
+
+    def _list(self, source: Source, number: int) -> Path:
+        """-> the file that lists the clips of a source, made unless it is there."""
+        whole = self._path(number, "clips", WHOLE)
+        with locked(whole):
+            if whole.exists():
+                return whole
+            lacking = self._path(number, "clips", self._state(number))
+            if lacking.exists():
+                return lacking
+            temporary = whole.with_suffix(f".{os.getpid()}.part")
+            try:
+                complete = _write_list(source, self.sources[number].name, temporary)
+                return temporary.rename(whole if complete else lacking)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def _open_lists(self) -> None:
         self._tables = [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in self._lists]
@@ -151,14 +175,23 @@ class Corpus:
         For corpora that fit the disk; a clip damaged anywhere is then unusable as a whole. Raises ValueError when the
         disk is too small."""
         for number in range(len(self.sources)):
-            path = self._path(number, f"frames{size}", "npy")
-            with _locked(path):
-                if not path.exists():
-                    self._decode(number, path, size)
-            self._stores[number] = path
+            whole = self._path(number, f"frames{size}", WHOLE)
+            with locked(whole):
+                # Of a list that lacks clips the frames do too, and lie elsewhere in the file.
+                listed_whole = self._lists[number] == self._path(number, "clips", WHOLE)
+                if listed_whole and whole.exists():
+                    self._stores[number] = whole
+                    continue
+                lacking = self._path(number, f"frames{size}", self._state(number))
+                if not lacking.exists():
+                    bad = self._decode(number, lacking, size)
+                    if listed_whole and not bad:
+                        lacking = lacking.rename(whole)
+                self._stores[number] = lacking
         self._maps.clear()
 
-    def _decode(self, number: int, path: Path, size: int) -> None:
+    def _decode(self, number: int, path: Path, size: int) -> dict[int, str]:
+        """-> rows that could not be decoded, and why; where there are some, a file beside `path` says so too."""
         config, frames = self.sources[number], self._tables[number]["frames"].to_numpy()
         shape = (int(frames.sum(dtype=np.int64)), size, size, 3)
         free = shutil.disk_usage(path.parent).free
@@ -169,7 +202,8 @@ class Corpus:
             )
         temporary = path.with_suffix(f".{os.getpid()}.part")
         array = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-        offset, bad = _offsets(frames), {}
+        offset = _offsets(frames)
+        bad: dict[int, str] = {}
         local = threading.local()
         bar = tqdm(total=len(array), unit="frame", desc=f"decode {config.name}")
 
@@ -190,8 +224,10 @@ class Corpus:
                 for _ in pool.map(decode, np.nonzero(frames)[0].tolist()):
                     pass
             array.flush()
-            path.with_suffix(".json").write_text(json.dumps(bad))
+            if bad:
+                path.with_suffix(".json").write_text(json.dumps(bad))
             temporary.rename(path)  # last: who finds it finds all
+            return bad
         finally:
             bar.close()
             temporary.unlink(missing_ok=True)
@@ -199,15 +235,19 @@ class Corpus:
     def _map(self, number: int) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
         """-> frames of a whole source, where each row's begin, and the rows that could not be decoded."""
         if number not in self._maps:
-            path = self._stores[number]
-            bad = {int(row): why for row, why in json.loads(path.with_suffix(".json").read_text()).items()}
+            path, beside = self._stores[number], self._stores[number].with_suffix(".json")
+            bad = {int(row): why for row, why in json.loads(beside.read_text()).items()} if beside.exists() else {}
             offset = _offsets(self._tables[number]["frames"].to_numpy())
             self._maps[number] = (np.load(path, mmap_mode="r"), offset, bad)
         return self._maps[number]
 
     def fingerprint(self) -> str:
-        """-> 12 hex digits over the sources' data, views, weights and strides; where they lie plays no part."""
-        return _hash(*[(s.name, s.weight, s.stride, f) for s, f in zip(self.sources, self.fingerprints, strict=True)])
+        """-> 12 hex digits over the sources' data, views, weights and strides; where they lie plays no part.
+
+        Of data from which something is missing, or damaged, also over what that is."""
+        parts = [(s.name, s.weight, s.stride, f) for s, f in zip(self.sources, self.fingerprints, strict=True)]
+        broken = [table.filter(table["why"].is_valid())["episode"].to_pylist() for table in self._tables]
+        return _hash(*parts, *([broken] if any(broken) else []))
 
     def description(self) -> dict[str, Any]:
         """-> what a card says of the data, as plain values."""
@@ -238,20 +278,15 @@ class Corpus:
         self._open_lists()
 
 
-def _list_clips(source: Source, name: str, path: Path) -> Path:
-    """-> the file that lists the clips of a source, made unless it is there."""
-    with _locked(path):
-        if not path.exists():
-            temporary = path.with_suffix(f".{os.getpid()}.part")
-            try:
-                with pa.ipc.new_file(str(temporary), SCHEMA) as writer:
-                    clips = iter(tqdm(source.clips(), f"list {name}", unit="clip", delay=2))
-                    while rows := [_row(clip) for clip in islice(clips, ROWS)]:
-                        writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-                temporary.rename(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-    return path
+def _write_list(source: Source, name: str, path: Path) -> bool:
+    """-> whether no clip was skipped."""
+    complete = True
+    with pa.ipc.new_file(str(path), SCHEMA) as writer:
+        clips = iter(tqdm(source.clips(), f"list {name}", unit="clip", delay=2))
+        while rows := [_row(clip) for clip in islice(clips, ROWS)]:
+            complete &= not any(row.get("why") for row in rows)
+            writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+    return complete
 
 
 def _row(clip: Clip | Skipped) -> dict[str, Any]:
@@ -262,14 +297,6 @@ def _row(clip: Clip | Skipped) -> dict[str, Any]:
 
 def _offsets(frames: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(frames, dtype=np.int64)[:-1]])
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time makes `path`; the others wait and find it."""
-    with path.with_name(path.name + ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _hash(*values: Any) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,14 @@ class LeRobotClips:
             info = json.loads((path / "meta" / "info.json").read_text())
             self.version, self.rate_hz = info["codebase_version"], float(info["fps"])
             kinds = {key: feature["dtype"] for key, feature in info["features"].items()}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{name}: wanted a LeRobot dataset at {path}, got no usable meta/info.json: {error}"
             ) from None
         if self.version not in VERSIONS:
             raise ValueError(f"{name}: {path}: wanted LeRobot {' or '.join(VERSIONS)}, got {self.version}")
+        if not 0.001 <= self.rate_hz < math.inf:  # videos' rates are counted in thousandths
+            raise ValueError(f"{name}: {path}: fps: wanted 0.001 or more frames per second, got {info['fps']!r}")
         self.info, self.kinds = info, kinds
         self.views = chosen([k for k in kinds if kinds[k] in ("video", "image")], views, f"{name}: {path}", PREFIX)
         if not self.views:
@@ -46,9 +49,13 @@ class LeRobotClips:
         self._tables = Recent(keep_open, lambda file, _: pq.ParquetFile(path / file), pq.ParquetFile.close)
 
     def fingerprint(self) -> str:
+        """Raises ValueError when the list of episodes is missing."""
         digest = hashlib.sha256((self.path / "meta" / "info.json").read_bytes())
-        for path in self._episode_files():
-            digest.update(path.read_bytes())
+        try:
+            for path in self._episode_files():
+                digest.update(path.read_bytes())
+        except OSError as error:
+            raise ValueError(f"{self.name}: {self.path}: wanted the list of episodes in meta/, got {error}") from None
         return digest.hexdigest()[:12]
 
     def clips(self) -> Iterator[Clip | Skipped]:
@@ -58,8 +65,13 @@ class LeRobotClips:
                 name = f"{row['episode_index']:06d}"
                 try:
                     file, start = self._place(row, view, firsts)
-                except (KeyError, TypeError) as error:
-                    yield Skipped(f"{self.name}/{name}/{view}", f"wanted {error} in meta/episodes, got no such column")
+                except KeyError as error:
+                    yield Skipped(f"{self.name}/{name}/{view}", f"wanted {error} in meta/, got no such entry")
+                    continue
+                except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+                    yield Skipped(
+                        f"{self.name}/{name}/{view}", f"wanted its file in meta/, got unusable values: {error}"
+                    )
                     continue
                 if not (self.path / file).is_file():
                     yield Skipped(f"{self.name}/{name}/{view}", f"wanted a file at {self.path / file}, got none")
@@ -108,7 +120,18 @@ class LeRobotClips:
         return sorted((self.path / "meta" / "episodes").glob("*/*.parquet"))
 
     def _episodes(self) -> Iterator[dict[str, Any]]:
-        """The meta rows in order, some columns only (a v3 table also holds statistics of every episode)."""
+        """The meta rows in order, some columns only (a v3 table also holds statistics of every episode).
+
+        Raises ValueError when they cannot be read, or one is without its number or length."""
+        for number, row in enumerate(self._rows()):
+            for key in ("episode_index", "length"):
+                value = row.get(key) if isinstance(row, dict) else None
+                if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                    said = f"wanted {key}, 0 or more, in row {number} of the episodes in meta/, got {value!r}"
+                    raise ValueError(f"{self.name}: {self.path}: {said}")
+            yield row
+
+    def _rows(self) -> Iterator[Any]:
         try:
             for path in self._episode_files():
                 if path.suffix == ".jsonl":

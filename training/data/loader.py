@@ -63,9 +63,11 @@ class DataConfig:
     keep_open: int = 8
     """Video files, or episodes of encoded images, that each worker keeps open in each source."""
     cache: Path | None = None
-    """Folder for lists of clips and for decoded frames, shared by ranks and runs; without it, clips are listed anew."""
+    """Folder for lists of clips and for decoded frames, shared by ranks and runs; without it, clips are listed anew.
+    What lacks missing or damaged files is made anew when files have changed."""
     cache_frames: bool = False
-    """Decode every frame once into `cache`, 3 * size^2 bytes each: for small models that would wait for decoding."""
+    """Decode every frame once into `cache`, 3 * size^2 bytes each: for small models that would wait for decoding.
+    Leaves out clips damaged anywhere, so with such data keep it as it is when a stopped training goes on."""
 
     def seed_of_split(self, seed: int) -> int:
         """-> split_seed, or the training's seed where there is none."""
@@ -262,7 +264,8 @@ class _Batches(Dataset[TripletBatch]):
                 return number, index, frames.reshape(*index.shape, *frames.shape[1:])
             except ValueError as error:
                 skipped.append(Skipped(self.corpus.clip(number).name, str(error)))
-        raise ValueError(f"data: wanted a readable clip, got {ATTEMPTS} in a row that are not, the last: {skipped[-1]}")
+        last = f"{skipped[-1].clip}: {skipped[-1].why}"
+        raise ValueError(f"data: wanted a readable clip, got {ATTEMPTS} in a row that are not, the last: {last}")
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -72,12 +72,28 @@ def load_mixture(path: Path, stride: int = 5) -> tuple[SourceConfig, ...]:
     if not path.is_file():
         raise ValueError(f"mixture: wanted a YAML file of sources or a folder of data, got no such path: {path}")
     try:
-        listed = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: wanted a YAML file of sources, got {error}") from None
+        listed = yaml.load(path.read_text(), _UniqueKeys)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{path}: wanted a YAML file of sources, got {line}{error.problem}") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: wanted a YAML file of sources, got {' '.join(str(error).split())}") from None
     if not isinstance(listed, dict) or not listed:
         raise ValueError(f"{path}: wanted at least one source, `NAME: {{path: FOLDER, weight: 1}}`, got {listed!r}")
     return validate(tuple(_source(path, str(name), entry, stride) for name, entry in listed.items()))
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice: PyYAML would keep the last, and a source would vanish unsaid."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if (found := (key.tag, str(key.value))) in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} twice", problem_mark=key.start_mark)
+            seen.add(found)
+        return node
 
 
 def _source(path: Path, name: str, entry: Any, stride: int) -> SourceConfig:
@@ -89,10 +105,15 @@ def _source(path: Path, name: str, entry: Any, stride: int) -> SourceConfig:
         raise ValueError(f"{path}: {name}: wanted a weight, or a name of Table 7 ({choices}), got neither")
     weight, table_stride = TABLE_7.get(name, (1.0, stride))
     values = {"weight": weight, "stride": table_stride, **entry}
-    views = values.get("views") or ()
-    if isinstance(views, str) or not all(isinstance(view, str) for view in views):
+    views = values.get("views") or []
+    if not isinstance(views, list) or not all(isinstance(view, str) for view in views):
         raise ValueError(f"{path}: {name}: views: wanted a list of names, got {views!r}")
-    folder = Path(values["path"]).expanduser()
+    if not isinstance(values["path"], str):
+        raise ValueError(f"{path}: {name}: path: wanted a folder of data, got {values['path']!r}")
+    try:
+        folder = Path(values["path"]).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {name}: path: wanted a folder of data, got {values['path']!r}: {error}") from None
     values |= {"path": folder if folder.is_absolute() else path.parent / folder, "views": tuple(views)}
     return SourceConfig(name, **values)
 
@@ -105,9 +126,9 @@ def validate(sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
         number = isinstance(source.weight, (int, float)) and not isinstance(source.weight, bool)
         if not number or not math.isfinite(source.weight) or source.weight < 0:
             raise ValueError(f"{source.name}: weight: wanted 0 or more, got {source.weight!r}")
-        if not isinstance(source.stride, int) or source.stride < 1:
+        if not isinstance(source.stride, int) or isinstance(source.stride, bool) or source.stride < 1:
             raise ValueError(f"{source.name}: stride: wanted a whole number from 1 on, got {source.stride!r}")
-        if source.kind and source.kind not in KINDS:
+        if source.kind not in ("", *KINDS):
             raise ValueError(f"{source.name}: kind: wanted one of {', '.join(KINDS)}, got {source.kind!r}")
     names = [source.name for source in sources]
     if len(set(names)) < len(names):

@@ -4,7 +4,11 @@ So a stopped training goes on from a number, ranks take every R-th number, and w
 
 An epoch is a seeded permutation of clip visits. Each source has visits in proportion to its weight; within a source
 every clip is visited equally often, up to one. A visit number counts on through the epochs: visit v is place v % visits
-of epoch v // visits."""
+of epoch v // visits.
+
+No two ranks share a visit. They may share a clip: a source with more visits in an epoch than clips has each of them
+several times, in any order, on any rank. None comes twice in an epoch where a source has no more visits than clips:
+with one source, or weights in proportion to the numbers of clips, and `visits` at most that of the clips."""
 
 from __future__ import annotations
 
