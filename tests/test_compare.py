@@ -54,7 +54,7 @@ def test_trainings_of_several_seeds_are_one_policy(write: Write) -> None:
     both = f"{first},{second.partition('=')[2]}"
     best, last = (write(name, {"reach-v3": failed}).partition("=")[2] for name, failed in (("a", []), ("b", [1, 2])))
     found = compare(read_all([both, f"other={best},{last}"]))
-    assert found["first"]["by_training"] == [3, 2] and "3, 2 | 4, 2" in table(found)
+    assert found["first"]["by_training"] == [3, 2] and "3 / 4 (30-95 %); 2 / 4 (15-85 %) |" in table(found)
     assert found["first"]["tasks"] == {"reach-v3": [5, 8]}
     assert (found["other"]["gained"], found["other"]["lost"]) == (1, 0)
     with pytest.raises(ValueError, match="of first in one"):

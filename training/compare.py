@@ -70,7 +70,7 @@ def read_all(words: Sequence[str]) -> dict[str, Outcomes]:
 
 def compare(outcomes: dict[str, Outcomes], seed: int = 0) -> dict[str, Any]:
     """-> {name: {"tasks": {task: [successes, trials]}, "successes", "trials", "by_training": successes of each,
-    "success_95" [%]: Wilson's interval, of several trainings by bootstrap over episodes, and of all but the first
+    "success_95" [%]: Wilson's interval, of several trainings together by bootstrap over episodes; of all but the first
     "difference" [points], "difference_95": bootstrap over episodes, "gained" and "lost" attempts}}.
 
     Intervals know nothing of how trainings vary: look at by_training."""
@@ -102,16 +102,21 @@ def compare(outcomes: dict[str, Outcomes], seed: int = 0) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """-> Markdown: a row a task, a column a policy; below, all tasks with intervals and differences."""
+    """-> Markdown: a row a task with Wilson intervals, a column a policy; below, all tasks and differences."""
     base, *_ = result
     lines = [["task", *result], ["---"] * (1 + len(result))]
-    lines += [[t, *(f"{s} / {n}" for s, n in (r["tasks"][t] for r in result.values()))] for t in result[base]["tasks"]]
     rows = result.values()
+    lines += [[t, *(_rate(*r["tasks"][t]) for r in rows)] for t in result[base]["tasks"]]
     lines.append(["all", *(f"{r['successes']} / {r['trials']} ({_percent(r['success_95'])})" for r in rows)])
     if any(len(r["by_training"]) > 1 for r in rows):
-        lines.append(["by training", *(", ".join(map(str, r["by_training"])) for r in rows)])
+        each = result[base]["trials"] // len(result[base]["by_training"])
+        lines.append(["by training", *("; ".join(_rate(s, each) for s in r["by_training"]) for r in rows)])
     lines.append([f"points above {base}", *(_difference(r) for r in rows)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _rate(successes: int, trials: int) -> str:
+    return f"{successes} / {trials} ({_percent([100 * end for end in wilson(successes, trials)])})"
 
 
 def _percent(ends: Sequence[float]) -> str:
