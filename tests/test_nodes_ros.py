@@ -236,7 +236,7 @@ def test_chunks_go_on_with_what_is_on_its_way_but_never_where_the_world_waits(st
     client.wait_ready(PATIENCE_S)
     attempt = client.run(TASK, 1, timeout_s=2.0)
     assert attempt.status == "succeeded"
-    until(lambda: client.says("policy", "committed_steps") in map(str, range(1, 9)), "the diagnostics")
+    until(lambda: client.says("policy", "committed_steps").partition(":")[0] in map(str, range(9)), "the diagnostics")
     assert robot.end()[0] == 0
     step_ns, earlier, going_on = 12_500_000, {}, 0
     for chunk in chunks:
@@ -244,7 +244,7 @@ def test_chunks_go_on_with_what_is_on_its_way_but_never_where_the_world_waits(st
         going_on += rows[0].tobytes() in earlier.get(began_ns, ())
         for k, row in enumerate(rows):
             earlier.setdefault(began_ns + k * step_ns, set()).add(row.tobytes())
-    assert len(chunks) > 8 and going_on > len(chunks) / 2
+    assert len(chunks) > 8 and going_on > len(chunks) / 8  # not those whose observation waited while a chunk was made
 
     start("robot", contract=bundle / "contract.yaml")
     client.wait_ready(PATIENCE_S)
