@@ -282,9 +282,10 @@ def lacking(size: str) -> str:
     """-> why a size cannot be exported on this machine, or nothing."""
     with torch.device("meta"):
         needed = TIMES_PARAMETERS * sum(p.numel() for p in FlowPolicy(config_of(size)).parameters()) / 1e9
-    there = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    there = int(lines["MemAvailable"].split()[0]) * 1024 / 1e9
     return (
-        f"in PyTorch alone: its export needs about {needed:.0f} GB of memory, {there:.0f} GB are free"
+        f"in PyTorch alone: its export needs about {needed:.0f} GB of memory, {there:.0f} GB are there"
         if needed > there
         else ""
     )

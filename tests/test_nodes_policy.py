@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 from fake_world import FakePolicy
 
 from alam_models.runtime.sampler import Sampler
@@ -49,10 +50,10 @@ def serve(policy=None, max_skew_s=0.0, takes_ns=0):
     return server, answers
 
 
-def observe(server, number, stamp_ns, under_way=False):
+def observe(server, number, stamp_ns, under_way=False, instruction="do it"):
     for role in ("third_person", "wrist"):
         server.add(role, stamp_ns, np.zeros((128, 128, 3), np.uint8))
-    server.add("state", stamp_ns, Proprioception(np.zeros(4), "do it", number, under_way))
+    server.add("state", stamp_ns, Proprioception(np.zeros(4), instruction, number, under_way))
 
 
 def test_an_observation_is_answered_once_the_robot_is_known():
@@ -125,20 +126,108 @@ def test_a_failing_inference_is_reported_and_the_next_one_is_answered():
     until(lambda: "observation 1 got no answer: wanted finite state" in server.status(1.0).message)
     observe(server, 2, 20)
     answers.wait(1)
+    until(lambda: server.status(1.0).message == "serving")
+    assert server.stop()
+
+
+def test_an_answer_that_cannot_be_sent_is_reported_and_sent_when_asked_for_again():
+    def publish(answer):
+        if not broken.is_set():
+            return answers(answer)
+        raise RuntimeError("the publisher is gone")
+
+    broken, answers, policy = threading.Event(), Answers(), FakePolicy()
+    server = PolicyServer(policy, Seen, 0, publish, lambda: 1.0)
+    server.activate(True)
+    server.robot(metaworld_contract().to_yaml())
+    broken.set()
+    observe(server, 1, 10)
+    until(lambda: "observation 1 got no answer: the publisher is gone" in server.status(1.0).message)
+    broken.clear()
+    observe(server, 1, 10)
+    answers.wait(1)
+    until(lambda: server.status(1.0).message == "serving")
+    assert policy.asked == [1]
+    assert server.stop()
+
+
+def test_the_same_observation_with_another_instruction_is_another_question():
+    policy = FakePolicy()
+    server, answers = serve(policy)
+    server.robot(metaworld_contract().to_yaml())
+    for count, instruction in enumerate(("do it", "do another", "do another"), 1):
+        observe(server, 2, 20, instruction=instruction)
+        answers.wait(count)
+    assert policy.asked == [2, 2]
+    assert server.stop()
+
+
+def say_contract(server):
+    assert server.robot(metaworld_contract().to_yaml()) == ""
+
+
+def activate_again(server):
+    server.activate(False)
+    server.activate(True)
+
+
+@pytest.mark.parametrize("start_anew", [say_contract, activate_again])
+def test_no_answer_is_repeated_after_a_new_start(start_anew):
+    policy = FakePolicy()
+    server, answers = serve(policy)
+    say_contract(server)
+    observe(server, 2, 20)
+    answers.wait(1)
+    start_anew(server)
+    observe(server, 2, 20)
+    answers.wait(2)
+    assert policy.asked == [2, 2]
+    assert server.stop()
+
+
+class GoesOn(FakePolicy):
+    """Trained to go on with up to three steps; says what it was handed, and waits in the inference where told to."""
+
+    sampler = Sampler(committed=3)
+
+    def __init__(self, waits_at=None):
+        super().__init__()
+        self.handed, self.waits_at = [], waits_at
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def infer(self, observation, seed=0, committed=None, delay=0):
+        self.handed.append((committed, delay))
+        if observation.id == self.waits_at:
+            self.begun.set()
+            assert self.go.wait(WAIT_S)
+        return super().infer(observation, seed)
+
+
+@pytest.mark.parametrize("start_anew", [say_contract, activate_again])
+def test_an_inference_that_a_new_start_overtakes_changes_nothing_after_it(start_anew):
+    policy, step_ns = GoesOn(waits_at=1), 12_500_000
+    server, answers = serve(policy, takes_ns=2 * step_ns)
+    say_contract(server)
+    observe(server, 1, 100 * step_ns)
+    assert policy.begun.wait(WAIT_S)
+    observe(server, 2, 103 * step_ns)  # waits behind it
+    start_anew(server)
+    policy.go.set()
+    until(lambda: server.status(1.0).values["observations_outdated"] == "2")
+    for number, under_way in ((3, False), (4, True)):  # the robot's time began anew
+        observe(server, number, 3 * (number - 3) * step_ns, under_way)
+        answers.wait(number - 2)
+    assert [answer.observation_id for answer in answers.all] == [3, 4]
+    assert policy.asked == [1, 3, 4]
+    assert np.array_equal(policy.handed[-1][0].actions, answers.all[0].chunk.actions[3:5])
     assert server.status(1.0).message == "serving"
     assert server.stop()
 
 
 def test_a_policy_that_was_trained_for_it_goes_on_with_what_is_on_its_way():
-    class GoesOn(FakePolicy):
-        sampler = Sampler(committed=3)
-
-        def infer(self, observation, seed=0, committed=None, delay=0):
-            handed.append((committed, delay))
-            return super().infer(observation, seed)
-
-    handed, step_ns = [], 12_500_000
-    server, answers = serve(GoesOn(), takes_ns=2 * step_ns)
+    policy, step_ns = GoesOn(), 12_500_000
+    handed = policy.handed
+    server, answers = serve(policy, takes_ns=2 * step_ns)
     for restart in range(2):
         server.robot(metaworld_contract().to_yaml())
         for number, under_way in enumerate((False, True, False, True)):

@@ -24,10 +24,6 @@ class OnTheWay:
         """rate_hz: control steps a second; most: committed steps that the policy was trained with."""
         self._step_ns, self._most = 1e9 / rate_hz, most
         self._took_ns: deque[int] = deque(maxlen=RECENT)  # observation to sent chunk
-        self.clear()
-
-    def clear(self) -> None:
-        """The robot's time may begin anew: nothing is on its way."""
         self._rows: Any = None  # a Chunk whose row 0 begins at _start_ns
         self._start_ns, self._newest_ns, self._instruction = 0.0, -1, ""
 

@@ -30,11 +30,21 @@ class Proprioception:
 
 @dataclass(frozen=True)
 class Answer:
-    """chunk: alam_models.runtime.Chunk; robot time [ns] and id of the observation it answers."""
+    """chunk: alam_models.runtime.Chunk; id, robot time [ns] and instruction of the observation it answers."""
 
     chunk: Any
     observation_id: int
     observation_ns: int
+    instruction: str
+
+
+@dataclass
+class _Session:
+    """What was answered since the robot, or this node, last started: the worker's alone. A start makes another one, so
+    that what began before it can change nothing after it."""
+
+    on_the_way: OnTheWay
+    last: Answer | None = None
 
 
 class PolicyServer:
@@ -62,8 +72,8 @@ class PolicyServer:
         self._pairing = Pairing(leading, others, skew_ns, shared=(STATE_STREAM,)) if skew_ns else None
         self._streams_seen = {stream: Rate() for stream in self._streams}
         self._worker = NewestWins(self._answer)
-        self._last: Answer | None = None
-        self._on_the_way = OnTheWay(policy.contract.control_rate_hz, policy.sampler.committed)
+        self._session = self._new_session()
+        self._outdated = 0
         self._committed = ""
         self.active = False
         self._fits = False
@@ -77,7 +87,7 @@ class PolicyServer:
             robot = Contract.from_yaml(contract_yaml, "/robot/contract")
         except ValueError as error:
             return str(error)
-        self._on_the_way.clear()  # it has just started: its time may have, too
+        self._session = self._new_session()  # it has just started: its time may have, too
         if self._pairing is not None:
             self._pairing.clear()
         sentences = disagreements(wanted=self._policy.contract, got=robot)
@@ -97,11 +107,11 @@ class PolicyServer:
             whole = self._align.add(stream, stamp_ns, item)
         if whole is not None:
             self._observations.tick(self._clock())
-            self._worker.offer((whole, stamp_ns))
+            self._worker.offer((self._session, whole, stamp_ns))
 
     def activate(self, active: bool) -> None:
+        self._session = self._new_session()
         self.active = active
-        self._on_the_way.clear()
         self._align.clear()
         if self._pairing is not None:
             self._pairing.clear()
@@ -132,6 +142,7 @@ class PolicyServer:
             "committed_steps": self._committed,
             "items_dropped": str(self._align.dropped),
             "observations_superseded": str(self._worker.superseded),
+            "observations_outdated": str(self._outdated),
         }
         for stream, seen in self._streams_seen.items():
             values[f"{stream}_count"] = str(seen.count)
@@ -145,28 +156,40 @@ class PolicyServer:
                     values[f"{stream}_skew_{name}_ms"] = f"{skew.percentile_ms(percent):.1f}"
         return Status(level, f"{mode}: {reason}" if reason else mode, values)
 
-    def _answer(self, request: tuple[dict[str, Any], int]) -> None:
-        """On the worker's thread. The same observation again (its answer was lost) gets the same answer again."""
-        whole, stamp_ns = request
-        sensed: Proprioception = whole[STATE_STREAM]
-        last, new = self._last, False
-        if last is None or (last.observation_id, last.observation_ns) != (sensed.observation_id, stamp_ns):
-            images = {role: whole[role] for role in self._policy.contract.roles}
-            try:
-                seen = self._make_observation(images, sensed.state, sensed.instruction, sensed.observation_id)
-                rest, why = self._on_the_way.at(stamp_ns, sensed.instruction, sensed.under_way)
-                delay = len(rest.actions) if rest else 0
-                chunk = self._policy.infer(seen, self._seed, rest, delay)
-            except Exception as error:  # whatever a bundle does, the node stays and says so; the robot holds meanwhile
-                self._error = f"observation {sensed.observation_id} got no answer: {error}"
+    def _new_session(self) -> _Session:
+        return _Session(OnTheWay(self._policy.contract.control_rate_hz, self._policy.sampler.committed))
+
+    def _answer(self, request: tuple[_Session, dict[str, Any], int]) -> None:
+        """On the worker's thread, which nothing may end: whatever fails is said, and the robot holds meanwhile."""
+        session, whole, stamp_ns = request
+        try:
+            answer = self._infer_once(session, whole, stamp_ns) if self._goes_on(session) else None
+            if answer is None or not self._goes_on(session):
+                self._outdated += 1
                 return
-            self._inference.add(chunk.inference_time_s)
-            self._committed = f"{delay}: {why}" if why else f"{delay}"
-            self._last = last = Answer(chunk, sensed.observation_id, stamp_ns)
-            new = True
-        self._error = ""
-        self._answers.tick(self._clock())
-        if self.active:
-            sent_ns = self._publish(last)
-            if new:
-                self._on_the_way.sent(last.chunk, stamp_ns, sent_ns)
+            sent_ns = self._publish(answer)
+            session.on_the_way.sent(answer.chunk, stamp_ns, sent_ns)
+            self._answers.tick(self._clock())
+            self._error = ""
+        except Exception as error:
+            self._error = f"observation {whole[STATE_STREAM].observation_id} got no answer: {error}"
+
+    def _goes_on(self, session: _Session) -> bool:
+        return self.active and session is self._session
+
+    def _infer_once(self, session: _Session, whole: dict[str, Any], stamp_ns: int) -> Answer:
+        """The same observation again (its answer was lost) gets the same answer again."""
+        sensed: Proprioception = whole[STATE_STREAM]
+        question = (sensed.observation_id, stamp_ns, sensed.instruction)
+        last = session.last
+        if last is not None and (last.observation_id, last.observation_ns, last.instruction) == question:
+            return last
+        images = {role: whole[role] for role in self._policy.contract.roles}
+        seen = self._make_observation(images, sensed.state, sensed.instruction, sensed.observation_id)
+        rest, why = session.on_the_way.at(stamp_ns, sensed.instruction, sensed.under_way)
+        delay = len(rest.actions) if rest else 0
+        chunk = self._policy.infer(seen, self._seed, rest, delay)
+        self._inference.add(chunk.inference_time_s)
+        self._committed = f"{delay}: {why}" if why else f"{delay}"
+        session.last = Answer(chunk, *question)
+        return session.last
