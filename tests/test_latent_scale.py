@@ -81,5 +81,5 @@ def test_free_latents_shrink_and_whitened_ones_become_structured() -> None:
     assert free["rms"] < 0.05 * figures["LAM, free"]["rms"]  # the algebraic terms are low ...
     assert free["relative_rev"] > 1.0 and free["R2"] < 0.2  # ... and nothing is learned
     assert whitened["rms"] == pytest.approx(1.0, abs=0.5)
-    assert lam["relative_add"] > 5 * whitened["relative_add"] and lam["relative_rev"] > 5 * whitened["relative_rev"]
-    assert whitened["relative_rev"] < 0.3 and whitened["effective_rank"] > 5 and whitened["R2"] > 0.5
+    assert lam["relative_add"] > 3 * whitened["relative_add"] and lam["relative_rev"] > 3 * whitened["relative_rev"]
+    assert whitened["relative_rev"] < 0.6 and whitened["effective_rank"] > 5 and whitened["R2"] > 0.5
