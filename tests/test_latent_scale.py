@@ -63,7 +63,7 @@ def judge(model: ALAM) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_free_latents_shrink_and_whitened_ones_become_structured() -> None:
-    weights = LossWeights(perc=0.0, add=0.01, rev=0.01, vq=0.01)
+    weights = LossWeights(perc=0.0, add=0.1, rev=0.1, vq=0.01)
     sizes = {"image_size": SIZE, "patch": 4, "width": 64, "heads": 4, "depth": 2, "queries": 1, "latent_width": 8}
     config = {
         scale: ALAMConfig(**sizes, scale=scale, fade_in=100, source_skip=True, weights=weights)  # type: ignore[arg-type]
@@ -81,5 +81,5 @@ def test_free_latents_shrink_and_whitened_ones_become_structured() -> None:
     assert free["rms"] < 0.05 * figures["LAM, free"]["rms"]  # the algebraic terms are low ...
     assert free["relative_rev"] > 1.0 and free["R2"] < 0.2  # ... and nothing is learned
     assert whitened["rms"] == pytest.approx(1.0, abs=0.5)
-    assert lam["relative_add"] > 3 * whitened["relative_add"] and lam["relative_rev"] > 3 * whitened["relative_rev"]
-    assert whitened["relative_rev"] < 0.6 and whitened["effective_rank"] > 5 and whitened["R2"] > 0.5
+    assert lam["relative_add"] > 5 * whitened["relative_add"] and lam["relative_rev"] > 5 * whitened["relative_rev"]
+    assert whitened["relative_rev"] < 0.3 and whitened["effective_rank"] > 5 and whitened["R2"] > 0.5
