@@ -60,6 +60,14 @@ def gradients_in_parts(
     return found
 
 
+def over_parts(found: list[dict[str, Tensor]], sizes: list[int]) -> dict[str, Tensor]:
+    """Means () over each part of a batch -> means over the batch."""
+    shares = [size / sum(sizes) for size in sizes]
+    return {
+        k: torch.stack([s * part[k].float() for s, part in zip(shares, found, strict=True)]).sum() for k in found[0]
+    }
+
+
 def clip_gradients(model: nn.Module, largest: float) -> float:
     """Scales all gradients down to a norm of at most `largest`. -> the norm before, over all processes' parts."""
     return float(whole(nn.utils.clip_grad_norm_(model.parameters(), largest)))

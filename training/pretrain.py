@@ -33,10 +33,11 @@ from training.optimiser import (
     learning_rate,
     make_optimiser,
     optimise,
+    over_parts,
     precision,
     update_average,
 )
-from training.progress import log, say
+from training.progress import figures, log, say
 from training.provenance import provenance, write_card
 from training.settings import PretrainConfig, settings
 
@@ -132,8 +133,7 @@ def pretrain(config: PretrainConfig) -> None:
                     }
                     # The checkpoint comes last: whoever finds the final one finds everything else, too.
                     save_checkpoint(config.out, done, model, optimiser, progress, identity, average)
-        figures = ", ".join(f"{k} {v:.4f}" for k, v in scores.items())
-        say(f"encoder at {config.out}; held-out: {figures}")
+        say(f"encoder at {config.out}; held-out: {figures(scores)}")
 
 
 def gradients(
@@ -184,10 +184,8 @@ def structure_scores(model: ALAM, triplets: Tensor, config: PretrainConfig, rank
 def summed_up(parts: list[dict[str, Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
     """What ALAM gave for parts of a batch -> the means of its scalars over the batch, all codes."""
     codes = torch.cat([part["codes"] for part in parts])
-    shares = [len(part["codes"]) / len(codes) for part in parts]
-    scalars = [name for name, value in parts[0].items() if value.dim() == 0]
-    terms = {k: torch.stack([s * p[k].float() for s, p in zip(shares, parts, strict=True)]).sum() for k in scalars}
-    return terms, codes
+    scalars = [{k: v for k, v in part.items() if v.dim() == 0} for part in parts]
+    return over_parts(scalars, [len(part["codes"]) for part in parts]), codes
 
 
 def code_use(codes: Tensor, config: PretrainConfig, ranks: Ranks) -> dict[str, float]:

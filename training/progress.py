@@ -14,6 +14,11 @@ def say(words: str) -> None:
         print(words)
 
 
+def figures(scores: dict[str, float]) -> str:
+    """-> them in a line."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+
+
 def log(
     writer: SummaryWriter | None, group: str, figures: dict[str, float], step: int, picture: Tensor | None = None
 ) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -32,10 +31,11 @@ from training.optimiser import (
     learning_rate,
     make_optimiser,
     optimise,
+    over_parts,
     precision,
     update_average,
 )
-from training.progress import log, say
+from training.progress import figures, log, say
 from training.provenance import provenance, read_yaml, write_card
 from training.settings import TransferConfig, settings
 
@@ -155,13 +155,3 @@ def own_parts(count: int, size: int, ranks: Ranks) -> list[slice]:
     share = count // ranks.world
     begin, end = ranks.rank * share, (ranks.rank + 1) * share
     return [slice(row, min(row + size, end)) for row in range(begin, end, size)]
-
-
-def over_parts(found: list[dict[str, Tensor]], sizes: list[int]) -> dict[str, Tensor]:
-    """Means () over each part of a batch -> means over the batch."""
-    shares = [size / sum(sizes) for size in sizes]
-    return {k: torch.stack([s * part[k] for s, part in zip(shares, found, strict=True)]).sum() for k in found[0]}
-
-
-def figures(scores: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
